@@ -1,0 +1,207 @@
+"""The model: an encoder and a decoder, each a network with two hidden layers, and the VAE of both.
+
+    encoder   x (784) → 400 → 400 → μ and log σ², each (latent_dim)      chapter 2
+    decoder   z (latent_dim) → 400 → 400 → logits (784)                  chapter 2
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.checks import (
+    check_choice,
+    check_finite,
+    check_flag,
+    check_generator,
+    check_integer,
+    check_same_kind,
+    check_same_shape,
+    check_tensor,
+    check_unit_interval,
+)
+
+NUM_PIXELS = 28 * 28
+
+ACTIVATIONS = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "leaky_relu": lambda: nn.LeakyReLU(0.2),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+def _linear(num_in: int, num_out: int, generator: torch.Generator | None) -> nn.Linear:
+    """PyTorch's linear layer with PyTorch's default initialisation, drawn from `generator`."""
+    layer = nn.utils.skip_init(nn.Linear, num_in, num_out)
+    bound = num_in**-0.5
+    for parameter in (layer.weight, layer.bias):
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
+class Encoder(nn.Module):
+    """Maps images to the mean and log variance of q(z | x), a Gaussian with diagonal covariance.
+
+    Args:
+        latent_dim: number of latent dimensions, ≥ 1.
+        hidden_dim: width of both hidden layers, ≥ 1.
+        activation: a name in `ACTIVATIONS`.
+        generator: source of the initial weights; `None` is PyTorch's global generator.
+
+    Call: `x` in [0, 1], shape `(batch, 784)` → `mu` and `log_var` (= log σ²), each
+    `(batch, latent_dim)`. Derived in chapter 2. Raises `ValueError` for any other input.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        hidden_dim: int = 400,
+        activation: str = "gelu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_integer("latent_dim", latent_dim, 1)
+        check_integer("hidden_dim", hidden_dim, 1)
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_generator("generator", generator)
+        self.hidden = nn.Sequential(
+            _linear(NUM_PIXELS, hidden_dim, generator),
+            ACTIVATIONS[activation](),
+            _linear(hidden_dim, hidden_dim, generator),
+            ACTIVATIONS[activation](),
+        )
+        self.mu = _linear(hidden_dim, latent_dim, generator)
+        self.log_var = _linear(hidden_dim, latent_dim, generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        check_unit_interval("x", check_tensor("x", x, ("batch", NUM_PIXELS)))
+        check_same_kind("x", x, "the weights are", self.mu.weight)
+        h = self.hidden(x)
+        return self.mu(h), self.log_var(h)
+
+
+class Decoder(nn.Module):
+    """Maps latent vectors to the logits of p(x | z): one Bernoulli distribution per pixel.
+
+    The arguments are those of `Encoder`.
+
+    Call: `z` of shape `(batch, latent_dim)` → `logits` of shape `(batch, 784)`; the probability
+    that a pixel is white is `logits.sigmoid()`. Derived in chapter 2. Raises `ValueError` for any
+    other input.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        hidden_dim: int = 400,
+        activation: str = "gelu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.latent_dim = check_integer("latent_dim", latent_dim, 1)
+        check_integer("hidden_dim", hidden_dim, 1)
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        check_generator("generator", generator)
+        self.hidden = nn.Sequential(
+            _linear(latent_dim, hidden_dim, generator),
+            ACTIVATIONS[activation](),
+            _linear(hidden_dim, hidden_dim, generator),
+            ACTIVATIONS[activation](),
+        )
+        self.logits = _linear(hidden_dim, NUM_PIXELS, generator)
+
+    def forward(self, z: Tensor) -> Tensor:
+        check_finite("z", check_tensor("z", z, ("batch", self.latent_dim)))
+        check_same_kind("z", z, "the weights are", self.logits.weight)
+        return self.logits(self.hidden(z))
+
+
+class VAE(nn.Module):
+    """A variational autoencoder: prior N(0, I), Gaussian encoder, Bernoulli decoder.
+
+    The arguments are those of `Encoder`; with a `generator` the same weights come on any machine.
+
+    Call: `x` in [0, 1], shape `(batch, 784)` → `logits (batch, 784)`, `mu` and `log_var`, each
+    `(batch, latent_dim)`: what `elbo(x, logits, mu, log_var)` takes.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        hidden_dim: int = 400,
+        activation: str = "gelu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(latent_dim, hidden_dim, activation, generator)
+        self.decoder = Decoder(latent_dim, hidden_dim, activation, generator)
+        # Kept so that a file of weights can say which network they belong to.
+        self.latent_dim, self.hidden_dim, self.activation = latent_dim, hidden_dim, activation
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`mu` and `log_var` of q(z | x), each `(batch, latent_dim)`; `x` as in `Encoder`."""
+        return self.encoder(x)
+
+    def reparameterize(
+        self,
+        mu: Tensor,
+        log_var: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """A sample z = μ + σ ε of q(z | x), shape `(batch, latent_dim)`. Derived in chapter 2.
+
+        The noise ε ~ N(0, I) is `noise` if given, else drawn on the CPU from `generator`.
+        """
+        check_tensor("mu", mu, ("batch", "latent_dim"))
+        check_tensor("log_var", log_var, ("batch", "latent_dim"))
+        check_same_shape("log_var", log_var, "mu", mu)
+        check_finite("mu", mu)
+        check_finite("log_var", log_var)
+        check_generator("generator", generator)
+        if noise is None:
+            noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device)
+        else:
+            check_tensor("noise", noise, ("batch", "latent_dim"))
+            check_same_shape("noise", noise, "mu", mu)
+            check_finite("noise", noise)
+        scale = torch.exp(0.5 * log_var)
+        return mu + scale * noise
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits of p(x | z), `(batch, 784)`; `z` as in `Decoder`."""
+        return self.decoder(z)
+
+    def forward(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode, draw one latent sample per image, decode: `logits, mu, log_var`."""
+        mu, log_var = self.encode(x)
+        z = self.reparameterize(mu, log_var, generator, noise)
+        return self.decode(z), mu, log_var
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, *, binarize: bool = False
+    ) -> Tensor:
+        """Generate `n` images by ancestral sampling: z ~ N(0, I), then p(x | z). `(n, 784)`.
+
+        Returns the probability of each pixel, in [0, 1]: the mean of p(x | z). With
+        `binarize=True` the pixels are drawn too, and each is 0 or 1. All draws come from
+        `generator`, on the CPU. Derived in chapter 6.
+        """
+        check_integer("n", n, 1)
+        check_generator("generator", generator)
+        check_flag("binarize", binarize)
+        weight = self.decoder.logits.weight
+        z = torch.randn(n, self.latent_dim, generator=generator, dtype=weight.dtype)
+        probabilities = self.decode(z.to(weight.device)).sigmoid()
+        if not binarize:
+            return probabilities
+        threshold = torch.rand(probabilities.shape, generator=generator, dtype=weight.dtype)
+        return (threshold.to(weight.device) < probabilities).to(weight.dtype)
