@@ -1,0 +1,86 @@
+"""Make `pytest --nbval` strict for every notebook, in whichever folder it is.
+
+nbval alone skips figures and widgets, knows no tolerance, and disregards the order of outputs.
+Here it keeps its handling of kernels, and the comparison is that of tests/nb_compare.py. This file
+stands at the top because pytest reads tests/conftest.py only when it is given that folder: a plain
+`pytest --nbval book` would go without it.
+
+VAE_BOOK_REPORT=path appends a line of JSON for each cell compared: how much of its tolerance it
+used, to compare devices and versions.
+"""
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+sys.path.insert(0, str(Path(__file__).parent / "tests"))
+
+from nb_compare import Comparison, Tolerance, cell_tolerance, expects_error, notebook_faults
+
+
+def compare_outputs(cell, new, stored):
+    """Compare all outputs of a cell; nbval prints the differences below the cell's source."""
+    tolerance = cell_tolerance(cell.cell.metadata)
+    comparison = Comparison(stored, new, tolerance, error_expected=expects_error(cell.cell))
+    cell.comparison_traceback = comparison.differences
+    if path := os.environ.get("VAE_BOOK_REPORT"):
+        record = {
+            "notebook": os.path.relpath(cell.path, cell.config.rootpath),
+            "cell": cell.cell_num,
+            "outputs": len(stored),
+            "differences": len(comparison.differences),
+            "largest_ratio": comparison.largest_ratio,
+        }
+        with open(path, "a", encoding="utf-8") as report:
+            report.write(json.dumps(record) + "\n")
+    return not comparison.differences
+
+
+def collect(notebook_file, nbval_collect=IPyNbFile.collect):
+    """The cells of a notebook, unless it leaves something out of the comparison."""
+    cells = list(nbval_collect(notebook_file))
+    if faults := notebook_faults(notebook_file.nb):
+        name = notebook_file.path.name
+        raise notebook_file.CollectError("\n".join([f"{name} cannot be compared:", *faults]))
+    return cells
+
+
+def setup(notebook_file, nbval_setup=IPyNbFile.setup):
+    """Start the kernel as Jupyter would."""
+    # With the first of these a kernel drops its figures, with the second the output of C code.
+    with _without("MPLBACKEND", "PYTEST_CURRENT_TEST"):
+        nbval_setup(notebook_file)
+
+
+@contextmanager
+def _without(*names):
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(removed)
+
+
+def pytest_configure(config):
+    options = config.option
+    if options.nbval_lax:
+        raise pytest.UsageError("--nbval-lax compares hardly anything; use --nbval")
+    if options.nbval_sanitize_with or options.sanitize_with:
+        raise pytest.UsageError("what may differ is in SANITISERS of tests/nb_compare.py, no file")
+    if options.nbval and not options.nbval_kernel_name:
+        # Not the kernel that the notebook names, which may belong to another environment.
+        options.nbval_current_env = True
+    IPyNbCell.compare_outputs = compare_outputs
+    IPyNbFile.collect = collect
+    IPyNbFile.setup = setup
+
+
+def pytest_report_header(config):
+    if config.option.nbval:
+        return f"notebooks: every output is compared; {Tolerance()}"
+    return None

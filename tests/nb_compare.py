@@ -1,0 +1,409 @@
+"""Compare what a notebook cell printed and drew when it was committed with what it does now.
+
+Everything is compared: the words exactly, the numbers within the cell's tolerance, the figures by
+their pixels. A cell that needs a tolerance of its own declares it in its metadata:
+
+    {"vae_book": {"rtol": 1e-3, "atol": 1e-2, "rms": 5.0, "integers": true}}
+
+Numbers are found by our own expression, not by pytest-doctestplus' OutputChecker with FLOAT_CMP.
+We measured the checker (1.7.1) and it is at once too loose and too strict. It takes as equal: nan
+and nan, inf and inf, "+1.5" and "1.5", "x =    2.0" and "x = 2.0", "1.0", an empty line, "2.0" and
+"1.0", "2.0". And it sees no number in "12.3%", "1.5/2.5", "1.5s", "(±0.25)", "−1.5" and
+"<td>1.5</td>", so these would have to agree to the last digit.
+"""
+
+import base64
+import difflib
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from matplotlib.testing.compare import calculate_rms
+from PIL import Image
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+# What differs between two machines, or two runs, without any result being different.
+SANITISERS = (
+    (re.compile(r"\b([Dd]evice: )(?:cpu|cuda|mps)(?::\d+)?\b"), r"\1<device>"),
+    (re.compile(r"\bdevice\(type='(?:cpu|cuda|mps)'(?:, index=\d+)?\)"), "device(<device>)"),
+    (re.compile(r"\b([Ii]n )\d+(?:\.\d+)?( s)\b"), r"\1<seconds>\2"),
+    (re.compile(r"\b(at )0x[0-9a-fA-F]+\b"), r"\1<address>"),
+)
+
+# A number with the spaces that pad it. It may follow an operator or a bracket, but not a letter, a
+# digit or a full stop: "z2.5" is a name, "2.14.1" a version. Nor may it follow #, since
+# "#12e345" is a colour. A full stop belongs to it only if a digit or
+# an exponent follows, so that "10000." at the end of a sentence is an integer. The possessive
+# quantifiers (++, ?+) keep the search from settling for a part of a number.
+_NUMBER = re.compile(
+    r"""
+    (?P<pad>[ ]*+)
+    (?<![\w.\#])
+    (?P<sign>[-+−]?+)
+    (?P<digits>
+        (?: [1-9][0-9]{0,2} (?:,[0-9]{3})++ (?:\.[0-9]++)?+    # 60,000 and 1,234.5
+          | [0-9]++ (?: \.[0-9]++ | \.(?=[eE][-+]?[0-9]) )?+   # 60000, 1.5 and 1.e-07
+          | \.[0-9]++ )                                        # .5
+        (?:[eE][-+]?[0-9]++(?!\w))?+
+    )
+    (?!\.?[0-9])
+    """,
+    re.VERBOSE,
+)
+_NOT_FINITE = re.compile(r"(?<![A-Za-z_\\])(?:nan|inf|infinity)(?![A-Za-z_])", re.IGNORECASE)
+
+_IMAGES = ("image/png", "image/jpeg")
+_TEXTS = ("image/svg+xml", "application/javascript")  # and text/*
+
+# Pixels are compared tile by tile: over a whole figure, a title that says "142,80" for "142.80"
+# has an RMS of only 0.5, and one of 10,000 points that moved an RMS of 0.1.
+_TILE = 16
+
+# nbval and its ancestor obey these in a comment or as a tag, and then compare less or nothing.
+_OPT_OUT_COMMENT = re.compile(r"^\s*#[#\s]*((?:NBVAL|PYTEST_VALIDATE)_\w+)", re.MULTILINE)
+_OPT_OUT_TAGS = ("nbval-", "pytest-validate-")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a new output may lie from the stored one.
+
+    A number may deviate by atol + rtol · |stored|. The reference training differs between
+    processors by about 2e-5 (relative), so rtol is five times that; what should be zero is often a
+    few float32 rounding errors of 1.2e-7, so atol is 1e-6.
+
+    Figures are compared in tiles of 16 × 16 pixels, by the root mean square of the pixels'
+    differences (0 to 255) in the worst one, rms. Measured: if the data differ by 1e-6 (relative),
+    it is at most 1.1 for images, lines, contours and scatters coloured by an array. A tick that
+    moves by one pixel gives 70, another digit in a title 51, a full stop that becomes a comma 17,
+    and one point that moves among 10,000 others 2.9.
+
+    Integers must be equal unless integers is true; then they are numbers like the others.
+    """
+
+    rtol: float = 1e-4
+    atol: float = 1e-6
+    rms: float = 2.0
+    integers: bool = False
+
+
+# With rtol = 1, zero would agree with everything; 128 is the distance of black from mid-grey.
+_LIMITS = {"rtol": 1.0, "atol": math.inf, "rms": 128.0}
+
+
+def cell_tolerance(metadata: Mapping[str, Any]) -> Tolerance:
+    """The tolerance that a cell's metadata declare under "vae_book", else the default one."""
+    declared = metadata.get("vae_book", {})
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"metadata vae_book: expected a table of tolerances, got {declared!r}")
+    known = [field.name for field in fields(Tolerance)]
+    for key, value in declared.items():
+        if key not in known:
+            raise ValueError(f"metadata vae_book: expected keys {', '.join(known)}, got {key!r}")
+        if key == "integers":
+            if not isinstance(value, bool):
+                raise ValueError(f"metadata vae_book: integers: expected a bool, got {value!r}")
+        elif type(value) not in (int, float) or not 0 <= value < _LIMITS[key]:
+            expected = f"a finite number from 0 to below {_LIMITS[key]:g}"
+            raise ValueError(f"metadata vae_book: {key}: expected {expected}, got {value!r}")
+    return Tolerance(**declared)
+
+
+def notebook_faults(notebook: Any) -> list[str]:
+    """What keeps a notebook from being compared strictly: one line for each fault.
+
+    Its code cells must have been executed, no comment or tag may switch a comparison off, and the
+    tolerances that the cells declare must be valid. As in nbval's report, Cell 0 is the first code
+    cell.
+    """
+    faults = []
+    for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
+        if cell.execution_count is None and cell.source.strip():
+            faults.append(f"Cell {number} was never executed")
+        opt_outs = _OPT_OUT_COMMENT.findall(cell.source)
+        opt_outs += [tag for tag in _tags(cell) if tag.startswith(_OPT_OUT_TAGS)]
+        faults += [f"Cell {number} opts out of the comparison by {name}" for name in opt_outs]
+        try:
+            cell_tolerance(cell.metadata)
+        except ValueError as error:
+            faults.append(f"Cell {number}: {error}")
+    return faults
+
+
+def expects_error(cell: Any) -> bool:
+    """Whether the cell is there to show an error."""
+    return "raises-exception" in _tags(cell)
+
+
+def _tags(cell: Any) -> list[str]:
+    return [str(tag) for tag in cell.metadata.get("tags", [])]
+
+
+def compare_cell_outputs(
+    stored: Sequence[Mapping],
+    new: Sequence[Mapping],
+    tolerance: Tolerance = Tolerance(),
+    *,
+    error_expected: bool = False,
+) -> list[str]:
+    """The differences between two lists of outputs, one message for each; empty if they agree."""
+    return Comparison(stored, new, tolerance, error_expected=error_expected).differences
+
+
+class Comparison:
+    """A comparison of a cell's stored outputs with its new ones.
+
+    stored, new: outputs as nbformat reads them.
+    error_expected: whether an error may be among the outputs.
+
+    differences: one message for each.
+    largest_ratio: the largest deviation, of a number or a figure, in units of its tolerance.
+    """
+
+    def __init__(
+        self,
+        stored: Sequence[Mapping],
+        new: Sequence[Mapping],
+        tolerance: Tolerance = Tolerance(),
+        *,
+        error_expected: bool = False,
+    ):
+        self.tolerance = tolerance
+        self.error_expected = error_expected
+        self.differences: list[str] = []
+        self.largest_ratio = 0.0
+
+        stored, new = _merge_streams(stored), _merge_streams(new)
+        if [_kind(output) for output in stored] != [_kind(output) for output in new]:
+            self._report_kinds(stored, new)
+            return
+        for number, (old, now) in enumerate(zip(stored, new, strict=True), 1):
+            self._compare_output(f"output {number} ({_kind(old)})", old, now)
+
+    def _report_kinds(self, stored: list[Mapping], new: list[Mapping]) -> None:
+        kinds = [[_kind(output) for output in outputs] for outputs in (stored, new)]
+        self.differences.append(
+            f"{_count(stored)} stored, {_count(new)} in the new run, or their kinds differ"
+        )
+        matcher = difflib.SequenceMatcher(None, *kinds, autojunk=False)
+        for change, a, b, c, d in matcher.get_opcodes():
+            if change != "equal":
+                for label, outputs in (("missing", stored[a:b]), ("extra", new[c:d])):
+                    self.differences += [f"{label} {_describe(output)}" for output in outputs]
+
+    def _compare_output(self, where: str, stored: Mapping, new: Mapping) -> None:
+        if stored["output_type"] == "stream":
+            # Some tools drop a last newline, which cannot be seen.
+            texts = (output["text"].removesuffix("\n") for output in (stored, new))
+            self._compare_text(where, *texts)
+        elif stored["output_type"] == "error":
+            # The traceback is left out: it names the machine's folders and counts executions.
+            if not self.error_expected:
+                self.differences.append(f"{where}: the cell has no tag raises-exception")
+            for key in ("ename", "evalue"):
+                self._compare_text(f"{where}, {key}", stored[key], new[key])
+        else:
+            metadata = (output.get("metadata", {}) for output in (stored, new))
+            self._compare_json(f"{where}, metadata", *metadata)
+            for mime in sorted(stored["data"]):
+                contents = (output["data"][mime] for output in (stored, new))
+                self._compare_data(f"{where}, {mime}", mime, *contents)
+
+    def _compare_data(self, where: str, mime: str, stored: Any, new: Any) -> None:
+        if mime in _IMAGES:
+            self._compare_image(where, stored, new)
+        elif mime.startswith("text/") or mime in _TEXTS:
+            self._compare_text(where, stored, new)
+        elif mime == WIDGET_VIEW:
+            # The kernel draws the model's name anew in every run.
+            views = (dict(view, model_id="<model>") for view in (stored, new))
+            self._compare_json(where, *views)
+        elif mime == "application/json" or mime.endswith("+json"):
+            self._compare_json(where, stored, new)
+        elif stored != new:
+            self.differences.append(f"{where}: differs (compared exactly, as its kind is unknown)")
+
+    def _compare_json(self, where: str, stored: Any, new: Any) -> None:
+        both = (stored, new)
+        if all(isinstance(value, Mapping) for value in both) and set(stored) == set(new):
+            for key in stored:
+                self._compare_json(f"{where}.{key}", stored[key], new[key])
+        elif all(isinstance(value, list) for value in both) and len(stored) == len(new):
+            for index, values in enumerate(zip(stored, new, strict=True)):
+                self._compare_json(f"{where}[{index}]", *values)
+        elif all(isinstance(value, str) for value in both):
+            self._compare_text(where, stored, new)
+        elif all(isinstance(value, int | float) for value in both):
+            self._compare_text(where, repr(stored), repr(new))
+        elif stored is not new:  # what is left to be equal is None
+            self.differences.append(f"{where}: stored {stored!r}, new {new!r}")
+
+    def _compare_text(self, where: str, stored: str, new: str) -> None:
+        for pattern, replacement in SANITISERS:
+            stored, new = pattern.sub(replacement, stored), pattern.sub(replacement, new)
+        # Not splitlines(): it would take a form feed and others for the end of a line.
+        old_lines, new_lines = stored.split("\n"), new.split("\n")
+        if len(old_lines) != len(new_lines):
+            self._report_lines(where, old_lines, new_lines)
+            return
+        for number, lines in enumerate(zip(old_lines, new_lines, strict=True), 1):
+            place = f"{where}, line {number}" if len(old_lines) > 1 else where
+            self._compare_line(place, *lines)
+
+    def _report_lines(self, where: str, stored: list[str], new: list[str]) -> None:
+        self.differences.append(f"{where}: {len(stored)} lines stored, {len(new)} in the new run")
+        # Lines that differ in their numbers only are still to be seen as the same line.
+        common = set(stored) & set(new)
+        keys = [
+            [line if line in common else _NUMBER.sub("#", line) for line in lines]
+            for lines in (stored, new)
+        ]
+        matcher = difflib.SequenceMatcher(None, *keys, autojunk=False)
+        for change, a, b, c, d in matcher.get_opcodes():
+            if change != "equal":
+                for label, lines, first in (("missing", stored[a:b], a), ("extra", new[c:d], c)):
+                    self.differences += [
+                        f"{where}: {label} line {number}: {line!r}"
+                        for number, line in enumerate(lines, first + 1)
+                    ]
+
+    def _compare_line(self, where: str, stored: str, new: str) -> None:
+        context = f"\n    stored: {stored!r}\n    new:    {new!r}"
+        for label, line in (("stored", stored), ("new", new)):
+            if found := _NOT_FINITE.search(line):
+                self.differences.append(f"{where}: {found[0]} in the {label} output{context}")
+        if stored == new:
+            return
+        old_words, old_numbers = _split(stored)
+        new_words, new_numbers = _split(new)
+        pairs = list(zip(old_numbers, new_numbers, strict=False))
+        if old_words != new_words or not all(_same_layout(old, now) for old, now in pairs):
+            self.differences.append(f"{where}: the text differs{context}")
+            return
+        for number, (old, now) in enumerate(pairs, 1):
+            values = (found["sign"] + found["digits"] for found in (old, now))
+            if reason := self._compare_number(*values):
+                self.differences.append(f"{where}, number {number}: {reason}{context}")
+
+    def _compare_number(self, stored: str, new: str) -> str | None:
+        """Why the two numbers do not agree, or None if they do."""
+        pair = f"stored {stored}, new {new}"
+        both_integers = not any(character in stored + new for character in ".eE")
+        a, b = (float(text.replace(",", "").replace("−", "-")) for text in (stored, new))
+        if (both_integers and not self.tolerance.integers) or not math.isfinite(a - b):
+            # A "number" such as 1e999, too large for a float, is a name: compared exactly too.
+            return None if stored == new else f"{pair}, compared exactly"
+        deviation = abs(b - a)
+        allowed = self.tolerance.atol + self.tolerance.rtol * abs(a)
+        self._record(deviation, allowed)
+        if deviation <= allowed:
+            return None
+        return (
+            f"{pair}, deviation {deviation:.3g}, tolerance {allowed:.3g}"
+            f" (atol {self.tolerance.atol:g} + rtol {self.tolerance.rtol:g} × |stored|)"
+        )
+
+    def _compare_image(self, where: str, stored: str, new: str) -> None:
+        if stored == new:
+            return
+        try:
+            old, now = _pixels(stored), _pixels(new)
+        except (ValueError, OSError) as error:
+            self.differences.append(f"{where}: cannot be decoded: {error}")
+            return
+        if old.shape != now.shape:
+            sizes = (f"{pixels.shape[1]} × {pixels.shape[0]}" for pixels in (old, now))
+            self.differences.append(f"{where}: pixels: stored {next(sizes)}, new {next(sizes)}")
+            return
+        height, width, _ = old.shape
+        worst, y, x = max(
+            (calculate_rms(*(a[y : y + _TILE, x : x + _TILE] for a in (old, now))), y, x)
+            for y in range(0, height, _TILE)
+            for x in range(0, width, _TILE)
+        )
+        self._record(worst, self.tolerance.rms)
+        if worst > self.tolerance.rms:
+            self.differences.append(
+                f"{where}: the figure differs, most near x = {x}, y = {y} pixels from the top left:"
+                f" RMS {worst:.3g} there ({calculate_rms(old, now):.3g} over the whole),"
+                f" tolerance {self.tolerance.rms:g}"
+            )
+
+    def _record(self, deviation: float, allowed: float) -> None:
+        if deviation > 0:
+            ratio = deviation / allowed if allowed > 0 else math.inf
+            self.largest_ratio = max(self.largest_ratio, float(ratio))
+
+
+def _merge_streams(outputs: Sequence[Mapping]) -> list[Mapping]:
+    """The outputs with all pieces of a stream in its first one: where it is cut is chance."""
+    merged: list[Any] = []
+    streams: dict[str, dict] = {}
+    for output in outputs:
+        if output["output_type"] == "stream" and output["name"] in streams:
+            streams[output["name"]]["text"] += output["text"]
+        elif output["output_type"] == "stream":
+            streams[output["name"]] = dict(output)
+            merged.append(streams[output["name"]])
+        else:
+            merged.append(output)
+    return merged
+
+
+def _kind(output: Mapping) -> str:
+    match output["output_type"]:
+        case "stream":
+            return output["name"]
+        case "error":
+            return "error"
+        case other:
+            return f"{other}: {', '.join(sorted(output['data']))}"
+
+
+def _count(outputs: list[Mapping]) -> str:
+    return f"{len(outputs)} output{'' if len(outputs) == 1 else 's'}"
+
+
+def _describe(output: Mapping) -> str:
+    match output["output_type"]:
+        case "stream":
+            content = output["text"]
+        case "error":
+            content = f"{output['ename']}: {output['evalue']}"
+        case _:
+            content = str(output["data"].get("text/plain", ""))
+    content = content if len(content) <= 500 else content[:500] + " …"
+    return f"output ({_kind(output)}): {content!r}"
+
+
+def _split(line: str) -> tuple[list[str], list[re.Match]]:
+    """The texts between the numbers of a line, and the numbers."""
+    words, numbers, end = [], list(_NUMBER.finditer(line)), 0
+    for number in numbers:
+        words.append(line[end : number.start()])
+        end = number.end()
+    return [*words, line[end:]], numbers
+
+
+def _same_layout(stored: re.Match, new: re.Match) -> bool:
+    """Whether two numbers agree in what is not their value: their padding and an explicit plus.
+
+    In a column of fixed width the padding makes up for digits and for a sign, so that either the
+    padding or the whole width has to be the same. A tiny number may change its sign, but then the
+    minus is the only one that may come or go, or stand in place of a plus.
+    """
+    same_width = stored["pad"] == new["pad"] or len(stored[0]) == len(new[0])
+    signs = stored["sign"], new["sign"]
+    return same_width and (signs[0] == signs[1] or sum(sign in ("-", "−") for sign in signs) == 1)
+
+
+def _pixels(picture: str) -> np.ndarray:
+    """Red, green, blue and opacity of a base64-encoded picture, `(height, width, 4)`."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        # As floats: calculate_rms subtracts before it converts, and bytes would wrap around.
+        return np.asarray(image.convert("RGBA"), dtype=float)

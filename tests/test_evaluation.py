@@ -1,0 +1,216 @@
+"""Metrics over a split, and the exact evidence against brute force."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Normal
+from torch.nn.functional import logsigmoid
+
+from vae_lib import (
+    VAE,
+    bernoulli_log_likelihood,
+    evaluate,
+    exact_log_evidence,
+    kl_to_standard_normal,
+    stream,
+)
+from vae_lib.evaluation import Evaluation
+
+IMAGES = torch.randint(0, 256, (23, 28, 28), generator=stream("images")).to(torch.uint8)
+X = IMAGES.view(23, 784) / 255
+
+
+def small_vae(latent_dim=2, hidden_dim=8, activation="gelu"):
+    return VAE(latent_dim, hidden_dim, activation, generator=stream("small"))
+
+
+def curved_vae(latent_dim, gain, hidden_dim=4):
+    """In float64, and larger decoder weights give narrower posteriors with several modes."""
+    vae = small_vae(latent_dim, hidden_dim, "tanh").double()
+    with torch.no_grad():
+        for parameter in vae.decoder.parameters():
+            parameter.mul_(gain)
+    return vae
+
+
+def brute_force(vae, x, num_points, half_width=8.0):
+    """log p(x) as a plain sum over a fine grid, in float64 and with torch's own densities."""
+    side = torch.linspace(-half_width, half_width, num_points, dtype=torch.float64)
+    spacing = side[1] - side[0]
+    grid = torch.cartesian_prod(*[side] * vae.latent_dim).view(-1, vae.latent_dim)
+    sums = []
+    with torch.no_grad():
+        for z in grid.split(5000):
+            logits = vae.decode(z)
+            log_likelihood = x @ logsigmoid(logits).T + (1 - x) @ logsigmoid(-logits).T
+            log_joint = log_likelihood + Normal(0.0, 1.0).log_prob(z).sum(dim=1)
+            sums.append(log_joint.logsumexp(dim=1))
+    return torch.stack(sums).logsumexp(dim=0) + vae.latent_dim * spacing.log()
+
+
+class TestEvaluate:
+    @pytest.mark.parametrize("num_samples", [1, 3])
+    def test_it_is_the_mean_and_its_standard_error(self, num_samples):
+        vae = small_vae()
+        noise = torch.randn(23, num_samples, 2, generator=stream("evaluation", 5))
+        with torch.no_grad():
+            mu, log_var = vae.encode(X)
+            draws = [mu + (0.5 * log_var).exp() * noise[:, i] for i in range(num_samples)]
+            reconstruction = -sum(
+                bernoulli_log_likelihood(X, vae.decode(z)) for z in draws
+            ).double() / num_samples
+            kl = kl_to_standard_normal(mu, log_var).double()
+        result = evaluate(vae, IMAGES, num_samples=num_samples, seed=5)
+        for name, values in (
+            ("negative_elbo", reconstruction + kl), ("reconstruction", reconstruction), ("kl", kl),
+        ):  # fmt: skip
+            mean, error = values.mean().item(), values.std().item() / math.sqrt(23)
+            assert getattr(result, name) == pytest.approx(mean, rel=1e-6)
+            assert getattr(result, f"{name}_error") == pytest.approx(error, rel=1e-4)
+        assert result.num_images == 23
+        assert result.negative_elbo == pytest.approx(result.reconstruction + result.kl)
+
+    def test_values_in_a_case_that_can_be_worked_out(self):
+        # With all weights zero, q is the prior and every pixel is 0 or 1 with probability 1/2.
+        vae = small_vae()
+        with torch.no_grad():
+            for parameter in vae.parameters():
+                parameter.zero_()
+        result = evaluate(vae, IMAGES)
+        assert result.reconstruction == pytest.approx(784 * math.log(2), rel=1e-6)
+        assert result.kl == 0.0 and result.kl_error == 0.0
+        assert result.negative_elbo == result.reconstruction
+        assert result.negative_elbo_error < 1e-4
+
+    @pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 24, 1000])
+    def test_the_batch_size_does_not_matter(self, batch_size):
+        vae, expected = small_vae(), evaluate(small_vae(), IMAGES, num_samples=2)
+        result = evaluate(vae, IMAGES, num_samples=2, batch_size=batch_size)
+        assert vars(result) == pytest.approx(vars(expected), rel=1e-5)
+
+    def test_the_seed_decides_and_nothing_else_changes(self):
+        vae, before = small_vae(), torch.get_rng_state()
+        weights = {name: value.clone() for name, value in vae.state_dict().items()}
+        vae.train()
+        first, second = (evaluate(vae, IMAGES) for _ in range(2))
+        assert first == second and first != evaluate(vae, IMAGES, seed=1)
+        assert torch.equal(torch.get_rng_state(), before) and vae.training
+        assert all(torch.equal(weights[name], value) for name, value in vae.state_dict().items())
+        assert all(parameter.grad is None for parameter in vae.parameters())
+
+    def test_bytes_and_pixels_in_either_shape(self):
+        vae, expected = small_vae(), evaluate(small_vae(), IMAGES)
+        for images in (IMAGES.view(23, 784), X, X.view(23, 28, 28), X.double()):
+            assert evaluate(vae, images) == expected
+
+    def test_in_double_precision(self):
+        single, double = evaluate(small_vae(), IMAGES), evaluate(small_vae().double(), IMAGES)
+        assert vars(double) == pytest.approx(vars(single), rel=1e-5)
+
+    def test_more_samples_give_the_same_number_with_less_noise(self):
+        vae = small_vae()
+        few = [evaluate(vae, IMAGES, seed=seed).reconstruction for seed in range(40)]
+        many = [evaluate(vae, IMAGES, num_samples=50, seed=seed).reconstruction for seed in range(5)]
+        few, many = torch.tensor(few), torch.tensor(many)
+        assert (few.mean() - many.mean()).abs() < 4 * few.std() / math.sqrt(40) + 1e-3
+        assert many.std() < few.std()
+
+    def test_one_image_has_no_standard_error(self):
+        with pytest.raises(ValueError, match="^images: expected at least two"):
+            evaluate(small_vae(), IMAGES[:1])
+
+    def test_it_prints_its_numbers_with_their_errors(self):
+        result = Evaluation(142.804, 136.123, 6.681, 0.4, 0.41, 0.021, 10_000)
+        assert repr(result) == (
+            "negative ELBO 142.80 ± 0.40 = reconstruction 136.12 ± 0.41 + KL 6.68 ± 0.02 "
+            "nats per image (10,000 images)"
+        )
+
+
+class TestExactLogEvidence:
+    @pytest.mark.parametrize("latent_dim", [1, 2])
+    def test_it_is_exact_where_the_decoder_forgets_z(self, latent_dim):
+        vae = small_vae(latent_dim).double()
+        bias = 3 * torch.randn(784, generator=stream("logits"), dtype=torch.float64)
+        with torch.no_grad():
+            vae.decoder.logits.weight.zero_()
+            vae.decoder.logits.bias.copy_(bias)
+        x = (X > 0.5).double()
+        known = Bernoulli(logits=bias).log_prob(x).sum(dim=1)
+        torch.testing.assert_close(exact_log_evidence(vae, x), known, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("gain", [1.0, 3.0, 5.0])
+    def test_it_agrees_with_brute_force_in_one_dimension(self, gain):
+        vae, x = curved_vae(1, gain), X[:3].double()
+        expected = brute_force(vae, x, 20_001)
+        torch.testing.assert_close(exact_log_evidence(vae, x), expected, rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize("gain", [1.0, 2.0])
+    def test_it_agrees_with_brute_force_in_two_dimensions(self, gain):
+        vae, x = curved_vae(2, gain), X[:2].double()
+        expected = brute_force(vae, x, 201)
+        torch.testing.assert_close(exact_log_evidence(vae, x), expected, rtol=0, atol=1e-3)
+
+    def test_a_posterior_narrower_than_the_first_grid(self):
+        # Pixels that change fast along z: on the first grid alone the answer would be wrong.
+        vae = curved_vae(1, 1.0)
+        with torch.no_grad():
+            vae.decoder.hidden[0].weight.mul_(10)
+            vae.decoder.logits.weight.mul_(10)
+        x = vae.decode(torch.tensor([[0.03]]).double()).sigmoid().detach()
+        expected = brute_force(vae, x, 40_001)
+        first_grid = brute_force(vae, x, 161)
+        assert (first_grid - expected).abs() > 1
+        torch.testing.assert_close(exact_log_evidence(vae, x), expected, rtol=0, atol=1e-3)
+
+    def test_the_probabilities_of_all_images_add_up_to_one(self):
+        # Only three pixels vary; the others are black for sure, as the decoder well knows.
+        vae = curved_vae(2, 2.0)
+        with torch.no_grad():
+            vae.decoder.logits.weight[3:] = 0
+            vae.decoder.logits.bias[3:] = -200
+        x = torch.zeros(8, 784, dtype=torch.float64)
+        x[:, :3] = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+        probabilities = exact_log_evidence(vae, x).exp()
+        assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-6)
+        assert probabilities.min() > 1e-4
+
+    def test_single_precision_is_enough(self):
+        vae = small_vae()
+        single = exact_log_evidence(vae, X[:4]).double()
+        double = exact_log_evidence(vae.double(), X[:4].double())
+        torch.testing.assert_close(single, double, rtol=0, atol=1e-3)
+
+    def test_each_image_on_its_own(self):
+        vae, x = small_vae(), X[:3]
+        together = exact_log_evidence(vae, x)
+        alone = torch.cat([exact_log_evidence(vae, row[None]) for row in x])
+        assert together.shape == (3,) and not together.requires_grad
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-3)
+
+    def test_a_wider_grid_changes_nothing(self):
+        vae, x = small_vae(), X[:2]
+        expected = exact_log_evidence(vae, x)
+        wide = exact_log_evidence(vae, x, half_width=13.0)
+        torch.testing.assert_close(wide, expected, rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize("tolerance", [1e-3, 0.1])
+    @pytest.mark.parametrize("half_width", [1e-30, 0.01, 0.5, 2.0])
+    def test_a_grid_that_is_too_small(self, half_width, tolerance):
+        with pytest.raises(ArithmeticError, match="half_width .* is too small"):
+            exact_log_evidence(
+                curved_vae(2, 1.0), X[:1].double(), half_width=half_width, tolerance=tolerance
+            )
+
+    def test_a_tolerance_that_single_precision_cannot_reach(self):
+        with pytest.raises(ArithmeticError, match="tolerance of 1e-12 nats"):
+            exact_log_evidence(small_vae(1), X, tolerance=1e-12)
+
+    def test_a_grid_so_wide_that_it_is_too_coarse(self):
+        with pytest.raises(ArithmeticError, match="did not reach"):
+            exact_log_evidence(curved_vae(1, 1.0), X[:1].double(), half_width=1e6)
+
+    def test_three_dimensions_are_too_many(self):
+        with pytest.raises(ValueError, match="^vae: expected one or two latent dimensions, got 3"):
+            exact_log_evidence(small_vae(3), X)

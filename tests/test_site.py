@@ -1,0 +1,385 @@
+"""The built site: whole, readable without pictures, and loading nothing from another host."""
+
+import contextlib
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+
+FOREIGN = re.compile(r"^\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
+# Namespaces are names that merely look like addresses; a browser never asks for them.
+ADDRESS = re.compile(r"https?://(?!www\.w3\.org/)[^\s\"'<>)\\]+", re.IGNORECASE)
+CSS_LOAD = re.compile(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^\"')\s]+)", re.IGNORECASE)
+# Attributes whose address a browser fetches by itself. A link (a href) waits for the reader.
+FETCHED = {
+    "audio": ("src",),
+    "embed": ("src",),
+    "iframe": ("src",),
+    "image": ("href", "xlink:href"),
+    "img": ("src", "srcset"),
+    "input": ("src",),
+    "link": ("href",),
+    "object": ("data",),
+    "script": ("src",),
+    "source": ("src", "srcset"),
+    "track": ("src",),
+    "use": ("href", "xlink:href"),
+    "video": ("src", "poster"),
+}
+
+
+class Page(HTMLParser):
+    """What the tests look at in a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags = []  # (name, attributes)
+        self.scripts, self.styles, self.words = [], [], []
+        self._inside = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = {name: value or "" for name, value in attributes}
+        self.tags.append((tag, attributes))
+        if tag in ("script", "style", "pre", "code"):
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag):
+        if self._inside and self._inside[-1] == tag:
+            self._inside.pop()
+
+    def handle_data(self, data):
+        inside = self._inside[-1] if self._inside else ""
+        {"script": self.scripts, "style": self.styles, "": self.words}.get(inside, []).append(data)
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    @property
+    def anchors(self):
+        return {a[key] for _, a in self.tags for key in ("id", "name") if key in a}
+
+    @property
+    def equations(self):
+        return [a for _, a in self.tags if "math" in a.get("class", "").split()]
+
+
+def loaded_from_elsewhere(html):
+    """The addresses on other hosts that a browser would ask for when it opens the page."""
+    page = Page(html)
+    found = []
+    for tag, attributes in page.tags:
+        for name in FETCHED.get(tag, ()):
+            value = attributes.get(name, "")
+            parts = value.split(",") if name == "srcset" else [value]
+            found += [part.strip() for part in parts if FOREIGN.match(part)]
+        found += CSS_LOAD.findall(attributes.get("style", ""))
+        if tag == "meta" and attributes.get("http-equiv", "").lower() == "refresh":
+            found += ADDRESS.findall(attributes.get("content", ""))
+    for script in page.scripts:
+        found += ADDRESS.findall(script)
+    for style in page.styles:
+        found += CSS_LOAD.findall(style)
+    return found
+
+
+def undescribed_images(html):
+    """The images without a text alternative, or with nothing but their own file name as one."""
+    faults = []
+    for image in Page(html).all("img"):
+        text, name = image.get("alt", "").strip(), unquote(image.get("src", "").rsplit("/")[-1])
+        if not text or text.endswith(name) or re.fullmatch(r"\S+\.(png|svg|jpe?g|gif)", text):
+            faults.append(image.get("src", ""))
+    return faults
+
+
+def unrendered_markup(html):
+    """Directives and roles that stand in a page as they were typed, and messages of the build."""
+    page = Page(html)
+    text = "".join(page.words)
+    found = re.findall(r":::+\s*\{|```\{|^\.\. [a-z-]+::|\{[a-z:]+\}`", text, re.MULTILINE)
+    found += ["system-message" for _, a in page.tags if "system-message" in a.get("class", "")]
+    return found
+
+
+def broken_links(site):
+    """The links and images whose target is not in the site, as "page: target"."""
+    anchors, broken = {}, []
+    pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    for path in pages:
+        anchors[path.resolve()] = Page(path.read_text(encoding="utf-8")).anchors
+    for path in pages:
+        page = Page(path.read_text(encoding="utf-8"))
+        for tag, attributes in page.tags:
+            for name in ("href", "src"):
+                target = attributes.get(name, "")
+                parts = urlsplit(target)
+                if not target or parts.scheme or parts.netloc or target in ("#", "#!"):
+                    continue
+                file = (path.parent / unquote(parts.path)) if parts.path else path
+                file = file.resolve()
+                fragment = unquote(parts.fragment)
+                missing = not file.is_file()
+                if not missing and tag == "a" and fragment and file in anchors:
+                    missing = fragment not in anchors[file]
+                if missing:
+                    broken.append(f"{path.relative_to(site)}: {target}")
+    return broken
+
+
+def faulty(pages, check):
+    """What a check finds, for the pages where it finds something."""
+    found = {name: check(html) for name, html in pages.items()}
+    return {name: faults for name, faults in found.items() if faults}
+
+
+# Each check finds what it is for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<script src="https://example.org/x.js"></script>',
+        '<script src="//example.org/x.js"></script>',
+        '<link rel="preconnect" href="https://example.org">',
+        '<link rel="stylesheet" href="HTTPS://example.org/x.css">',
+        '<img src="http://example.org/x.png" alt="x">',
+        '<img srcset="a.png 1x, https://example.org/x.png 2x" alt="x">',
+        '<iframe src="https://example.org"></iframe>',
+        '<script>fetch("https://example.org/x")</script>',
+        "<style>@import 'https://example.org/x.css';</style>",
+        '<p style="background: url(//example.org/x.png)">x</p>',
+        '<meta http-equiv="Refresh" content="0; url=https://example.org">',
+    ],
+)
+def test_a_page_that_loads_something_from_elsewhere_is_found(html):
+    assert len(loaded_from_elsewhere(html)) == 1
+    local = html.replace("https:", "").replace("http:", "").replace("HTTPS:", "")
+    assert loaded_from_elsewhere(local.replace("//", "/")) == []
+
+
+def test_links_and_namespaces_load_nothing():
+    html = '<a href="https://example.org">x</a><script>"http://www.w3.org/2000/svg"</script>'
+    assert loaded_from_elsewhere(html) == []
+
+
+@pytest.mark.parametrize(
+    "alt", ["", 'alt=""', 'alt=" "', 'alt="img/a1.png"', 'alt="a1.png"', 'alt="b.svg"']
+)
+def test_an_image_without_description_is_found(alt):
+    assert undescribed_images(f'<img src="img/a1.png" {alt}>') == ["img/a1.png"]
+    assert undescribed_images('<img src="img/a1.png" alt="A rising line">') == []
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<p>:::{note} x</p>",
+        "<p>.. warning:: x</p>",
+        "<p>see {cite:p}`x`</p>",
+        '<aside class="system-message">x</aside>',
+    ],
+)
+def test_markup_that_was_not_rendered_is_found(html):
+    assert len(unrendered_markup(html)) == 1
+    assert unrendered_markup(f"<pre>{html}</pre>".replace("system-", "")) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="top"></h1><a href="#top"></a><a href="b.html#x"></a>')
+    (tmp_path / "b.html").write_text('<a href="a.html#top"></a><a href="https://example.org"></a>')
+    assert broken_links(tmp_path) == ["a.html: b.html#x"]
+    (tmp_path / "b.html").write_text('<p id="x"></p><img src="c.png"><a href="d.html"></a>')
+    assert broken_links(tmp_path) == ["b.html: c.png", "b.html: d.html"]
+
+
+# The book's site ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The folder of the site, built now unless it is up to date."""
+    command = [sys.executable, str(ROOT / "tools" / "build_book.py")]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return ROOT / "_build" / "html"
+
+
+@pytest.fixture(scope="session")
+def pages(site):
+    """The text of every page, by its name."""
+    found = {
+        path.relative_to(site).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(site.rglob("*.html"))
+        if "_static" not in path.parts
+    }
+    assert len([name for name in found if name.startswith("book/")]) >= 12
+    return found
+
+
+def test_every_page_of_the_contents_is_built(pages):
+    contents = (ROOT / "_toc.yml").read_text()
+    for name in re.findall(r"(?:root|file): (\S+)", contents):
+        assert f"{name}.html" in pages
+
+
+def test_no_page_loads_anything_from_another_host(pages):
+    assert faulty(pages, loaded_from_elsewhere) == {}
+
+
+def test_no_style_sheet_loads_anything_from_another_host(site):
+    sheets = list(site.rglob("*.css"))
+    assert sheets
+    for sheet in sheets:
+        assert CSS_LOAD.findall(sheet.read_text(encoding="utf-8")) == [], sheet
+
+
+def test_every_image_has_a_text_alternative(pages):
+    assert faulty(pages, undescribed_images) == {}
+
+
+def test_no_markup_is_left_unrendered(pages):
+    assert faulty(pages, unrendered_markup) == {}
+
+
+def test_every_link_and_image_leads_somewhere(site):
+    assert broken_links(site) == []
+
+
+# In a browser ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser that can be run without a screen. Without it tests are skipped, under CI fail."""
+    for name in (*BROWSERS, MAC_BROWSER):
+        if found := shutil.which(name):
+            return found
+    reason = f"no browser to look at the site with: install one of {', '.join(BROWSERS)}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Serve a folder on this machine; give its address."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    with served(site) as url:
+        yield url
+
+
+def open_page(browser, url, folder):
+    """Open a page; return its content after its scripts ran and the hosts that it asked."""
+    log = folder / "network.json"
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-default-apps",
+        "--disable-extensions",
+        "--disable-sync",
+        "--no-first-run",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--log-net-log={log}",
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        url,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, asked_hosts(log.read_text(encoding="utf-8"))
+
+
+def wrong_equations(content):
+    """The number of equations that MathJax marks as wrong, or that use an unknown command."""
+    return sum(
+        attributes.get("data-mml-node") == "merror"
+        or (attributes.get("data-mml-node") == "mtext" and attributes.get("fill") == "red")
+        for attributes in Page(content).all("g")
+    )
+
+
+def asked_hosts(network_log):
+    """The hosts that pages, not the browser itself, asked something of."""
+    # A browser that is stopped may leave the list of events open.
+    text = network_log.strip().rstrip(",")
+    log = json.loads(text if text.endswith("}") and '"events"' in text else text + "]}")
+    names = {number: name for name, number in log["constants"]["logEventTypes"].items()}
+    hosts = set()
+    for event in log["events"]:
+        parameters = event.get("params", {})
+        if names[event["type"]] == "URL_REQUEST_START_JOB":
+            # What a browser asks on its own account is initiated by no page.
+            if parameters.get("initiator", "not an origin") != "not an origin":
+                hosts.add(urlsplit(parameters["url"]).hostname)
+    return hosts
+
+
+def test_pages_in_a_browser(browser, address, pages, tmp_path):
+    """Equations are typeset, without an error, and nothing is asked of another host."""
+    equations = 0
+    for number, name in enumerate(name for name in pages if name.startswith("book/")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        content, hosts = open_page(browser, f"{address}/{name}", folder)
+        assert hosts <= {"127.0.0.1"}, name
+        expected = len(Page(pages[name]).equations)
+        equations += expected
+        assert content.count("<mjx-container") >= expected, name
+        assert wrong_equations(content) == 0, name
+    assert equations > 0
+
+
+def test_equations_are_typeset_in_a_page_opened_as_a_file(browser, site, pages, tmp_path):
+    name = max(pages, key=lambda name: len(Page(pages[name]).equations))
+    content, _ = open_page(browser, (site / name).as_uri(), tmp_path)
+    assert content.count("<mjx-container") >= len(Page(pages[name]).equations) > 0
+
+
+def test_a_page_that_asks_another_host_is_seen_in_the_browser(browser, tmp_path):
+    (tmp_path / "a.html").write_text('<script src="http://elsewhere.invalid/x.js"></script>')
+    with served(tmp_path) as url:
+        _, hosts = open_page(browser, f"{url}/a.html", tmp_path)
+    assert "elsewhere.invalid" in hosts
+
+
+def test_a_wrong_equation_is_seen_in_the_browser(browser, address, tmp_path):
+    equations = r"\(x^2\) \(\text{red}\) \(\nosuchcommand\) \(\frac{1}\) \(\left( x\)"
+    script = f'<script src="{address}/_static/mathjax/tex-svg.js"></script>'
+    (tmp_path / "a.html").write_text(f"{script}<p>{equations}</p>")
+    with served(tmp_path) as url:
+        content, _ = open_page(browser, f"{url}/a.html", tmp_path)
+    assert content.count("<mjx-container") == 5
+    assert wrong_equations(content) == 3
