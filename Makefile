@@ -1,0 +1,76 @@
+# Each target makes the environment .venv first, or sees in a moment that it is ready.
+# The commands behind them are in the README, for those without make.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lab execute bench weights data oldest newest clean distclean
+# Targets given together run one after the other.
+.NOTPARALLEL:
+
+CHAPTERS ?=
+FORCE ?=
+ENV_PYTHON := .venv/bin/python
+
+help:
+	@echo 'make book       build the site and say where it is'
+	@echo 'make test       run every test, every chapter and the build'
+	@echo 'make lab        open the chapters in JupyterLab'
+	@echo 'make execute    run the chapters again, in place; CHAPTERS="book/03_elbo.ipynb" for some,'
+	@echo '                FORCE=1 to replace outputs even if they say the same'
+	@echo 'make bench      measure how fast training is, and how good'
+	@echo 'make weights    train the reference weights again'
+	@echo 'make data       fetch MNIST and say where it is'
+	@echo 'make oldest     run the unit tests with the oldest versions allowed, in .venv-oldest'
+	@echo 'make newest     rewrite constraints.txt with the newest versions'
+	@echo 'make clean      remove what was built; make distclean also the environments'
+	@echo
+	@echo 'PYTHON=/path/to/python names the Python to make the environment with (3.11 to 3.14).'
+
+# Any Python will do to start with: the script itself looks for one that is new enough.
+define set_up
+for python in $(PYTHON) python3 python; do \
+	if "$$python" -c '' 2>/dev/null; then exec "$$python" tools/setup_env.py $(1); fi; \
+done; \
+echo 'set-up: Python 3.11 to 3.14 is needed, and there is none: install one, or name it with PYTHON=/path/to/python' >&2; \
+exit 1
+endef
+
+setup:
+	@$(call set_up)
+
+book: setup
+	@$(ENV_PYTHON) tools/build_book.py
+
+# The tests of the site build it too; the last line only says where it is.
+test: data
+	$(ENV_PYTHON) -m pytest
+	@$(ENV_PYTHON) tools/build_book.py
+
+lab: setup
+	$(ENV_PYTHON) -m jupyter lab book
+
+execute: data
+	$(ENV_PYTHON) tools/execute.py $(if $(FORCE),--force) $(CHAPTERS)
+
+bench: data
+	$(ENV_PYTHON) tools/bench.py
+
+weights: data
+	$(ENV_PYTHON) tools/make_weights.py
+
+data: setup
+	@$(ENV_PYTHON) -m vae_lib.data
+
+oldest:
+	@$(call set_up,--oldest)
+	.venv-oldest/bin/python -m pytest -W default tests
+
+newest: setup
+	$(ENV_PYTHON) tools/newest_pins.py
+
+clean:
+	rm -rf _build build *.egg-info .pytest_cache .hypothesis
+	find book tests tools vae_lib -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	@echo 'The environment .venv is kept, and so is MNIST; make distclean removes the former.'
+
+distclean: clean
+	rm -rf .venv .venv-oldest
