@@ -8,6 +8,7 @@
 
 CHAPTERS ?=
 FORCE ?=
+ARGS ?=
 ENV_PYTHON := .venv/bin/python
 
 help:
@@ -16,7 +17,7 @@ help:
 	@echo 'make lab        open the chapters in JupyterLab'
 	@echo 'make execute    run the chapters again, in place; CHAPTERS="book/03_elbo.ipynb" for some,'
 	@echo '                FORCE=1 to replace outputs even if they say the same'
-	@echo 'make bench      measure how fast training is, and how good'
+	@echo 'make bench      measure speed, quality and memory; ARGS=--write puts the table into the book'
 	@echo 'make weights    train the reference weights again'
 	@echo 'make data       fetch MNIST and say where it is'
 	@echo 'make oldest     run the unit tests with the oldest versions allowed, in .venv-oldest'
@@ -52,13 +53,13 @@ execute: data
 	$(ENV_PYTHON) tools/execute.py $(if $(FORCE),--force) $(CHAPTERS)
 
 bench: data
-	$(ENV_PYTHON) tools/bench.py
+	$(ENV_PYTHON) tools/bench.py $(ARGS)
 
 weights: data
 	$(ENV_PYTHON) tools/make_weights.py
 
 data: setup
-	@$(ENV_PYTHON) -m vae_lib.data
+	@$(ENV_PYTHON) -m vae_lib
 
 oldest:
 	@$(call set_up,--oldest)

@@ -13,6 +13,10 @@ settings.load_profile("vae_book")
 @pytest.fixture(scope="session")
 def mnist():
     """The whole of MNIST. Without it the test is skipped, but under CI it fails."""
+    return load_or_skip()
+
+
+def load_or_skip():
     from vae_lib import MNISTUnavailableError, load_mnist
 
     try:
@@ -21,4 +25,4 @@ def mnist():
         if os.environ.get("CI"):
             raise
         reason = str(error).splitlines()[0]
-        pytest.skip(f"no MNIST here ({reason}); `python -m vae_lib.data` fetches it")
+        pytest.skip(f"no MNIST here ({reason}); `python -m vae_lib` fetches it")

@@ -1115,10 +1115,10 @@ def test_main_takes_a_folder_and_fails_without_a_traceback(tiny, monkeypatch, ca
 
 
 def test_the_command(tmp_path):
-    """`python -m vae_lib.data`, in a folder that is a file: exit status 1 and no traceback."""
+    """`python -m vae_lib`, in a folder that is a file: exit status 1 and no traceback."""
     (tmp_path / "file").touch()
     process = subprocess.run(
-        [sys.executable, "-m", "vae_lib.data", str(tmp_path / "file")],
+        [sys.executable, "-m", "vae_lib", str(tmp_path / "file")],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

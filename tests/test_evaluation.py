@@ -110,9 +110,15 @@ class TestEvaluate:
 
     def test_more_samples_give_the_same_number_with_less_noise(self):
         vae = small_vae()
-        few = [evaluate(vae, IMAGES, seed=seed).reconstruction for seed in range(40)]
-        many = [evaluate(vae, IMAGES, num_samples=50, seed=seed).reconstruction for seed in range(5)]
-        few, many = torch.tensor(few), torch.tensor(many)
+
+        def reconstructions(num_samples, num_seeds):
+            results = [
+                evaluate(vae, IMAGES, num_samples=num_samples, seed=seed)
+                for seed in range(num_seeds)
+            ]
+            return torch.tensor([result.reconstruction for result in results])
+
+        few, many = reconstructions(1, 40), reconstructions(50, 5)
         assert (few.mean() - many.mean()).abs() < 4 * few.std() / math.sqrt(40) + 1e-3
         assert many.std() < few.std()
 

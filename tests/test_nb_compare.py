@@ -11,6 +11,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -21,6 +22,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
+import vae_lib
 from nb_compare import (
     WIDGET_VIEW,
     Comparison,
@@ -503,6 +505,10 @@ plt.show()
 IMAGE = FIGURE.format("ax.imshow([[0, 1], [2, 4]], cmap={!r})")
 POINTS = FIGURE.format("ax.scatter({}, c=[0.0, 0.5, 1.0])")
 TICKS = FIGURE.format("ax.plot([0, 1]); ax.set_xticks([0, {}, 1], ['0', 'half', '1'])")
+UPDATED = """from IPython.display import display
+bar = display({{"text/plain": "Training"}}, raw=True, display_id=True)
+print("beside it")
+bar.update({{"text/plain": "loss {}"}}, raw=True)"""
 TABLE = "from IPython.display import HTML\nHTML('<table><td>{}</td><td>{}</td></table>')"
 LOOSE = {"vae_book": {"rtol": 0.1, "rms": 100.0}}
 
@@ -519,6 +525,10 @@ CELLS = {
     "from C": ("import os, time\nn = os.write(1, b'x')\ntime.sleep(0.2)", None, None, {}),
     "own folder": ("print(open('beside.txt').read())", None, None, {}),
     "no output": ("x = 1", None, None, {}),
+    "same last update": (UPDATED.format(1.5), None, None, {}),
+    "last update": (
+        UPDATED.format(1.5), UPDATED.format(1.6), "text/plain, number 1: stored 1.5", {}
+    ),
     "sanitised": (
         "print('device: cuda:0, in 12.3 s', '<f at 0x7f01a2>')",
         "print('device: cpu, in 4 s', '<f at 0x55c0ff>')",
@@ -585,7 +595,7 @@ CELLS = {
 def project(tmp_path_factory):
     """A copy of what makes `pytest --nbval book` strict, with a book of its own."""
     top = tmp_path_factory.mktemp("project")
-    for name in ("pyproject.toml", "conftest.py", "tests/nb_compare.py", "tests/conftest.py"):
+    for name in ("pyproject.toml", "conftest.py", "tests/nb_compare.py"):
         (top / name).parent.mkdir(exist_ok=True)
         shutil.copy(PROJECT / name, top / name)
     (top / "book").mkdir()
@@ -676,27 +686,28 @@ def test_a_notebook_with_faults_is_not_run(project):
         assert message.replace("Cell 1", f"Cell {number}") in result.stdout
 
 
-@pytest.mark.parametrize("option", ["--nbval" + "-lax", "--nbval-sanitize-with=x"])
-def test_options_that_loosen_the_comparison_are_refused(project, option):
-    result = run_pytest(project, "--nbval", option, "book")
-    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+@pytest.mark.parametrize("loose", ["nbval_lax", "nbval_sanitize_with", "sanitize_with"])
+def test_options_that_loosen_the_comparison_are_refused(request, loose):
+    names = ["nbval_lax", "nbval_sanitize_with", "sanitize_with", "nbval_kernel_name"]
+    options = SimpleNamespace(nbval=True, **{name: name == loose for name in names})
+    top_conftest = request.config.pluginmanager.get_plugin(str(PROJECT / "conftest.py"))
+    with pytest.raises(pytest.UsageError):
+        top_conftest.pytest_configure(SimpleNamespace(option=options))
 
 
 # The data
 
 
-STUB = """
-class MNISTUnavailableError(RuntimeError): pass
-def load_mnist(): raise MNISTUnavailableError("nothing at hand\\nlong advice")
-"""
+def test_missing_data_skip_a_test_but_fail_under_ci(request, monkeypatch):
+    def load_mnist():
+        raise vae_lib.MNISTUnavailableError("nothing at hand\nlong advice")
 
-
-@pytest.mark.parametrize("ci, outcome", [("", "1 skipped"), ("true", "1 error")])
-def test_missing_data_skip_a_test_but_fail_under_ci(project, monkeypatch, ci, outcome):
-    (project / "vae_lib.py").write_text(STUB)
-    (project / "tests" / "test_data.py").write_text("def test_data(mnist): pass")
-    monkeypatch.setenv("CI", ci)
-    result = run_pytest(project, "-rs", "tests/test_data.py")
-    assert outcome in result.stdout
-    if not ci:
-        assert "no MNIST here (nothing at hand); `python -m vae_lib.data`" in result.stdout
+    conftest = request.config.pluginmanager.get_plugin(str(PROJECT / "tests" / "conftest.py"))
+    monkeypatch.setattr(vae_lib, "load_mnist", load_mnist)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"no MNIST here \(nothing at hand\); `python"):
+        conftest.load_or_skip()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises((vae_lib.MNISTUnavailableError, pytest.skip.Exception)) as raised:
+        conftest.load_or_skip()
+    assert raised.type is vae_lib.MNISTUnavailableError  # a skip would pass for a passed test

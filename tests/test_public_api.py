@@ -108,8 +108,7 @@ TABLE = {
     ),
     vae_lib.bernoulli_log_likelihood: (
         {"x": X, "logits": LOGITS},
-        # Any number of pixels would do, but it must be that of the logits.
-        {"x": [b for b in BAD_X], "logits": BAD_LOGITS},
+        {"x": BAD_X, "logits": BAD_LOGITS},
     ),
     vae_lib.kl_to_standard_normal: (
         {"mu": MU, "log_var": LOG_VAR},
@@ -309,9 +308,8 @@ def test_a_wrong_argument_is_named(function, argument, tmp_path):
             function(**good | {argument: value})
             pytest.fail(f"{argument} = {vae_lib.checks.describe(value)} was accepted")
         message = str(caught.value)
-        # The pair that does not fit may be named by its other half.
-        others = {"x": "logits", "mu": "log_var|noise", "images": "labels"}
         # Of two tensors that do not fit each other either may be named.
+        others = {"x": "logits", "mu": "log_var|noise", "images": "labels"}
         names = f"{argument}|{others[argument]}" if argument in others else argument
         assert re.match(rf"({names}): expected .+, got .+", message), message
         assert len(message) < 600

@@ -78,7 +78,7 @@ class TestReferenceWeights:
         content = bytearray(shipped.read_bytes())
         content[position] ^= 1
         shipped.write_bytes(content)
-        with pytest.raises(ValueError, match="^reference weights .*: expected SHA-256 .*got SHA-256"):
+        with pytest.raises(ValueError, match="^reference weights .*: expected SHA.*got SHA"):
             trained_vae()
 
     @pytest.mark.parametrize("length", [0, 1000, 3_000_000])

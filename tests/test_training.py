@@ -216,10 +216,9 @@ class TestTheLoop:
             assert_same_weights(first, third)
 
     def test_without_shuffling_the_seed_still_decides_the_noise(self):
-        losses = [
-            fit(small_vae(), IMAGES, shuffle=False, seed=seed, **SHORT).steps.loss for seed in (0, 1)
-        ]
-        assert not torch.equal(*losses)
+        recipe = SHORT | {"shuffle": False}
+        first, second = (fit(small_vae(), IMAGES, seed=seed, **recipe) for seed in (0, 1))
+        assert not torch.equal(first.steps.loss, second.steps.loss)
 
     def test_it_learns(self):
         vae, dark = small_vae(), IMAGES // 4
@@ -333,9 +332,9 @@ class TestHistory:
             shorter = small_vae()
             fit(shorter, IMAGES[:40], **recipe | {"epochs": epochs})
             expected = evaluate(shorter, held_out, seed=4)
-            curves = history.validation
-            assert curves.reconstruction[epochs - 1].item() == pytest.approx(expected.reconstruction)
-            assert curves.kl[epochs - 1].item() == pytest.approx(expected.kl)
+            curves, last = history.validation, epochs - 1
+            assert curves.reconstruction[last].item() == pytest.approx(expected.reconstruction)
+            assert curves.kl[last].item() == pytest.approx(expected.kl)
         torch.testing.assert_close(curves.loss, curves.reconstruction + 2.0 * curves.kl)
         torch.testing.assert_close(curves.learning_rate, history.epochs.learning_rate)
 
@@ -630,7 +629,7 @@ class TestCheckpoint:
         half_done.write_bytes(content)
         self.refused(half_done, validation_images=IMAGES[:5])
 
-    @pytest.mark.parametrize("state", [{}, [1, 2], {"run": {}}, {"run": 3}, torch.zeros(3)], ids=str)
+    @pytest.mark.parametrize("state", [{}, [1], {"run": {}}, {"run": 3}, torch.zeros(3)], ids=str)
     def test_another_kind_of_file_is_refused(self, tmp_path, state):
         torch.save(state, tmp_path / "run.pt")
         self.refused(tmp_path / "run.pt")

@@ -3,7 +3,7 @@
 Here are the data as the chapters use them: loading, splitting, making pixels binary. How the
 files come to be where they are, and stay right, is in `vae_lib.mnist_files`.
 
-`python -m vae_lib.data` fetches the data ahead of time and says what it did.
+`python -m vae_lib` fetches the data ahead of time and says what it did.
 """
 
 import argparse
@@ -159,7 +159,7 @@ def _load(root: str | os.PathLike | None, report: Callable[[str], None]) -> MNIS
 def main() -> int:
     """Make sure that MNIST is there; the exit status says whether it is."""
     parser = argparse.ArgumentParser(
-        prog="python -m vae_lib.data", description="Fetch MNIST and verify it."
+        prog="python -m vae_lib", description="Fetch MNIST and verify it."
     )
     parser.add_argument("folder", nargs="?", help="default: VAE_DATA, or the user's cache folder")
     try:
@@ -169,7 +169,3 @@ def main() -> int:
         return 1
     print(f"{len(data.train):,} training and {len(data.test):,} test images, all MD5s right")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -133,7 +133,9 @@ def latent_scatter(
             bbox={"boxstyle": "circle,pad=0.25", "facecolor": colour, "edgecolor": "white"},
         )  # fmt: skip
     ax.set(xlabel="latent dimension $z_1$", ylabel="latent dimension $z_2$", aspect="equal")
-    ax.legend(title="digit", loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=3)
+    legend = ax.legend(title="digit", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for handle in legend.legend_handles:
+        handle.set(alpha=1.0, sizes=[36])
     if title:
         ax.set_title(title)
     return ax
