@@ -129,8 +129,8 @@ class TestEvaluate:
     def test_it_prints_its_numbers_with_their_errors(self):
         result = Evaluation(142.804, 136.123, 6.681, 0.4, 0.41, 0.021, 10_000)
         assert repr(result) == (
-            "negative ELBO 142.80 ± 0.40 = reconstruction 136.12 ± 0.41 + KL 6.68 ± 0.02 "
-            "nats per image (10,000 images)"
+            "negative ELBO 142.80 ± 0.40 nats per image (10,000 images)\n"
+            "= reconstruction 136.12 ± 0.41 + KL 6.68 ± 0.02"
         )
 
 

@@ -113,7 +113,7 @@ def hold_out(split: Split, num_held_out: int, seed: int = 0) -> tuple[Split, Spl
 
 
 def binarize(x: Tensor, method: str, generator: torch.Generator | None = None) -> Tensor:
-    """Turn grey pixels into black and white ones. The three ways are compared in chapter 3.
+    """Turn grey pixels into black and white ones. The three ways are compared in chapter 1.
 
     Args:
         x: floating-point pixels in [0, 1], of any shape.

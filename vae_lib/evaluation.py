@@ -40,9 +40,10 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"negative ELBO {self.negative_elbo:.2f} ± {self.negative_elbo_error:.2f} = "
-            f"reconstruction {self.reconstruction:.2f} ± {self.reconstruction_error:.2f} + "
-            f"KL {self.kl:.2f} ± {self.kl_error:.2f} nats per image ({self.num_images:,} images)"
+            f"negative ELBO {self.negative_elbo:.2f} ± {self.negative_elbo_error:.2f} "
+            f"nats per image ({self.num_images:,} images)\n"
+            f"= reconstruction {self.reconstruction:.2f} ± {self.reconstruction_error:.2f} "
+            f"+ KL {self.kl:.2f} ± {self.kl_error:.2f}"
         )
 
 
