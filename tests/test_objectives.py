@@ -327,6 +327,6 @@ def test_elbo_iwae_and_the_exact_evidence_come_in_this_order(mnist):
     assert (means[0] < means[1] + 4 * (errors[0].square() + errors[1].square()).sqrt()).all()
     assert (means[1] < exact + 4 * errors[1] + 2e-3).all()
     # And neither bound is loose beyond reason, nor the error bars so wide that anything passes.
-    assert (exact - means[0] < 10).all() and (exact - means[1]).median() < 0.1
-    assert (errors[0] < 0.5).all() and (errors[1] < 0.5).all()
+    assert (exact - means[0]).median() < 3 and (exact - means[1]).median() < 0.2
+    assert errors[0].median() < 0.3 and errors[1].median() < 0.3
     assert (exact - means[0]).mean() > 0.1

@@ -119,7 +119,9 @@ def test_a_python_without_the_venv_module(checkout, tmp_path):
 def test_no_python_at_all(checkout, tmp_path):
     make = shutil.which("make")
     (tmp_path / "bin").mkdir()
-    environment = {"PATH": str(tmp_path / "bin")}
+    # Were a Python found after all, it should not go on to install anything.
+    environment = {"PATH": str(tmp_path / "bin"), "PIP_NO_INDEX": "1"}
+    environment["PIP_CONFIG_FILE"] = os.devnull
     result = subprocess.run(
         [make, "-C", str(checkout), "book"], env=environment, capture_output=True, text=True
     )

@@ -16,6 +16,11 @@ def small_vae(seed=0, **keywords):
     return VAE(**{"hidden_dim": 8, "generator": stream("small", seed)} | keywords)
 
 
+def in_memory(path):
+    """The tensors of a file, not mapped to it: some versions crash when a mapped file changes."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
 def assert_same_weights(first, second):
     first, second = first.state_dict(), second.state_dict()
     assert first.keys() == second.keys()
@@ -217,12 +222,12 @@ class TestWrongFile:
         ids=str,
     )
     def test_other_metadata(self, path, metadata):
-        save_file(load_file(path), path, metadata=metadata)
+        save_file(in_memory(path), path, metadata=metadata)
         self.refused(path)
 
     def test_other_tensors(self, path):
         sizes = {"vae_lib": json.dumps({"latent_dim": 2, "hidden_dim": 8, "activation": "gelu"})}
-        tensors = load_file(path)
+        tensors = in_memory(path)
         bias = tensors.pop("decoder.logits.bias")
         save_file(tensors, path, metadata=sizes)
         assert "decoder.logits.bias" in self.refused(path)
