@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from vae_lib.checks import (
@@ -210,13 +210,12 @@ def fit(
         if len(validation_images) < 2:
             fail("validation_images", "at least two images, as evaluate does", 1)
     order_stream, noise_stream = stream("order", seed), stream("noise", seed)
-    hidden_share, head_share = encoder_rates
-    groups = [
-        {"params": [*vae.encoder.hidden.parameters()], "share": hidden_share},
-        {"params": [*vae.encoder.mu.parameters(), *vae.encoder.log_var.parameters()],
-         "share": head_share},
-        {"params": [*vae.decoder.parameters()], "share": 1.0},
-    ]  # fmt: skip
+    heads = [*vae.encoder.mu.parameters(), *vae.encoder.log_var.parameters()]
+    parts = ([*vae.encoder.hidden.parameters()], heads, [*vae.decoder.parameters()])
+    params_by_share: dict[float, list[nn.Parameter]] = {}  # few groups: each costs a call per step
+    for share, part in zip((*encoder_rates, 1.0), parts):
+        params_by_share.setdefault(share, []).extend(part)
+    groups = [{"params": params, "share": share} for share, params in params_by_share.items()]
     # The fused step does the same arithmetic in one pass over the weights, a quarter faster.
     fused = weight.device.type in ("cpu", "cuda")
     optimizer = torch.optim.Adam(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
