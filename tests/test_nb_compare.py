@@ -607,7 +607,8 @@ def run_pytest(project, *arguments):
     """Run pytest as a user would: in the top folder, with only the notebooks' folder named."""
     # An Agg backend, as test machines often set it, must not cost the figures.
     report = {"VAE_BOOK_REPORT": str(project / "report.jsonl"), "MPLBACKEND": "agg"}
-    command = [sys.executable, "-m", "pytest", *arguments]
+    # Old packages warn on import; that is not what is tested here, and they may.
+    command = [sys.executable, "-m", "pytest", "-W", "default", *arguments]
     return subprocess.run(
         command, cwd=project, env=outer_environment() | report, capture_output=True, text=True
     )
