@@ -213,6 +213,15 @@ class TestExactLogEvidence:
         with pytest.raises(ArithmeticError, match="tolerance of 1e-12 nats"):
             exact_log_evidence(small_vae(1), X, tolerance=1e-12)
 
+    def test_in_two_dimensions_it_gives_up_before_the_memory_is_full(self, monkeypatch):
+        # The kinks of a ReLU make the error fall slowly, so that the grid goes on growing.
+        vae, points = small_vae(2, activation="relu").double(), []
+        decode = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda z: points.append(len(z)) or decode(z))
+        with pytest.raises(ArithmeticError, match="tolerance of 1e-12 nats"):
+            exact_log_evidence(vae, X[:1].double(), tolerance=1e-12)
+        assert 100_000 < sum(points) < 1_500_000
+
     def test_a_grid_so_wide_that_it_is_too_coarse(self):
         with pytest.raises(ArithmeticError, match="did not reach"):
             exact_log_evidence(curved_vae(1, 1.0), X[:1].double(), half_width=1e6)

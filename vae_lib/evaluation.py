@@ -131,7 +131,8 @@ def exact_log_evidence(
     lattice = torch.cartesian_prod(*[side] * vae.latent_dim).view(-1, vae.latent_dim)
     border = (lattice.abs() == steps).any(dim=1).to(x.device)
     previous = None
-    while spacing > half_width / 5000:
+    # The number of points too has its bound: a wide posterior on a fine grid would fill the memory.
+    while spacing > half_width / 5000 and len(lattice) <= 1_000_000:
         # log of (integrand × cell), one row per image, one column per grid point.
         log_mass = _log_joint(vae, x, lattice * spacing) + vae.latent_dim * math.log(spacing)
         log_evidence = log_mass.logsumexp(dim=1)
