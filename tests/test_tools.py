@@ -480,3 +480,30 @@ def test_make_alone_lists_every_target():
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in set(phony[1].split()) - {"help", "setup"}:
         assert f"make {target}" in listed.stdout
+
+
+# Tables in pages -------------------------------------------------------------------------------
+
+
+def test_a_table_replaces_what_is_between_its_marks_and_nothing_else(tmp_path):
+    pages = load("pages")
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a: begin -->\nold\n<!-- a: end -->\n<!-- b: begin -->\nafter\n")
+    pages.put_between_marks(page, "a", pages.table(["x", "y"], [[1, "two"]]))
+    assert page.read_text() == (
+        "before\n<!-- a: begin -->\n| x | y |\n| --- | --- |\n| 1 | two |\n<!-- a: end -->\n"
+        "<!-- b: begin -->\nafter\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["no marks", "<!-- a: begin -->", "<!-- a: end --> <!-- a: begin -->"],
+)
+def test_a_page_without_the_marks_is_left_alone(tmp_path, content):
+    pages = load("pages")
+    page = tmp_path / "page.md"
+    page.write_text(content)
+    with pytest.raises(ValueError, match="a: begin"):
+        pages.put_between_marks(page, "a", "text")
+    assert page.read_text() == content

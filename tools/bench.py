@@ -19,13 +19,14 @@ from pathlib import Path
 
 import torch
 import torchvision
+from pages import BOOK, put_between_marks, table
 from torch import nn
 from tqdm import tqdm
 
 from vae_lib import evaluate, load_mnist, train
 from vae_lib.runtime import cache_folder
 
-PAGE = Path(__file__).parent.parent / "book" / "how_fast.md"
+PAGE = BOOK / "how_fast.md"
 # For a result in seconds: a higher rate and smaller batches, and no care for rounding errors.
 SHORT_RUN = {
     "epochs": 1,
@@ -34,7 +35,6 @@ SHORT_RUN = {
     "warmup_steps": 40,
     "encoder_rates": (1.0, 1.0),
 }
-MARKS = ("<!-- bench: begin -->", "<!-- bench: end -->")
 
 
 class OriginalModel(nn.Module):
@@ -212,16 +212,16 @@ def main() -> int:
 
     rows = [*measure_speed(options.rounds), *measure_agreement(), measure_import()]
     verdicts = {None: "", True: "yes", False: "**no**"}
-    table = ["| what | measured | must be | reached |", "|---|---|---|---|"]
-    table += [f"| {what} | {got} | {want} | {verdicts[ok]} |" for what, got, want, ok in rows]
+    results = table(
+        ["what", "measured", "must be", "reached"],
+        [[what, got, want, verdicts[ok]] for what, got, want, ok in rows],
+    )
     settings = ", ".join(f"{name}={value}" for name, value in SHORT_RUN.items())
     notes = ["", f"Settings of the one epoch: `{settings}`.", "", f"Machine: {machine()}."]
-    text = "\n".join([*table, *notes])
+    text = "\n".join([results, *notes])
     print(text)
     if options.write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+        put_between_marks(PAGE, "bench", text)
     return int(any(ok is False for *_, ok in rows))
 
 

@@ -6,12 +6,12 @@ puts it into the page.
 
 import argparse
 import statistics
-from pathlib import Path
+
+from pages import BOOK, put_between_marks, table
 
 from vae_lib import evaluate, load_mnist, train
 
-PAGE = Path(__file__).parent.parent / "book" / "reference_numbers.md"
-MARKS = ("<!-- spread: begin -->", "<!-- spread: end -->")
+PAGE = BOOK / "reference_numbers.md"
 SEEDS = range(5)
 RUNS = {
     "default, 10 epochs": ("default", {}),
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     mnist = load_mnist()
 
-    table = ["| setting | test negative ELBO | reconstruction | KL |", "|---|---|---|---|"]
+    rows = []
     for name, (setting, changes) in RUNS.items():
         results = []
         for seed in SEEDS:
@@ -39,13 +39,11 @@ def main() -> None:
             cells.append(
                 f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
             )
-        table.append(f"| {name} | {' | '.join(cells)} |")
-    text = "\n".join(table)
+        rows.append([name, *cells])
+    text = table(["setting", "test negative ELBO", "reconstruction", "KL"], rows)
     print(text)
     if options.write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}")
+        put_between_marks(PAGE, "spread", text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""Tables that a program writes into a page of the book, between two comments that mark the place."""
+
+from pathlib import Path
+
+BOOK = Path(__file__).parent.parent / "book"
+
+
+def put_between_marks(page: Path, name: str, text: str) -> None:
+    """Replace what stands in `page` between `<!-- name: begin -->` and `<!-- name: end -->`.
+
+    Raises `ValueError` if the page does not have each mark once, in this order; it is then left
+    as it was.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    content = page.read_text(encoding="utf-8")
+    if content.count(begin) != 1 or content.count(end) != 1:
+        raise ValueError(f"page: expected one {begin} and one {end}, got {page} without them")
+    before, rest = content.split(begin)
+    if end not in rest:
+        raise ValueError(f"page: expected {begin} before {end}, got {page}")
+    after = rest.split(end)[1]
+    new = f"{before}{begin}\n{text.strip()}\n{end}{after}"
+    page.write_text(new, encoding="utf-8", newline="\n")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
