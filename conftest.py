@@ -6,13 +6,14 @@ stands at the top because pytest reads tests/conftest.py only when it is given t
 `pytest --nbval book` would go without it.
 
 VAE_BOOK_REPORT=path appends a line of JSON for each cell compared: how much of its tolerance it
-used, to compare devices and versions.
+used, and every deviation of a number or a figure. tools/matrix.py makes tables of these lines.
 """
 
 import json
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def compare_outputs(cell, new, stored):
             "outputs": len(stored),
             "differences": len(comparison.differences),
             "largest_ratio": comparison.largest_ratio,
+            "deviations": [asdict(deviation) for deviation in comparison.deviations],
         }
         with open(path, "a", encoding="utf-8") as report:
             report.write(json.dumps(record) + "\n")

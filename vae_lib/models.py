@@ -18,6 +18,7 @@ from vae_lib.checks import (
     check_tensor,
     check_unit_interval,
 )
+from vae_lib.runtime import standard_normal, uniform
 
 NUM_PIXELS = 28 * 28
 
@@ -36,8 +37,9 @@ def _linear(num_in: int, num_out: int, generator: torch.Generator | None) -> nn.
     """PyTorch's linear layer with PyTorch's default initialisation, drawn from `generator`."""
     layer = nn.utils.skip_init(nn.Linear, num_in, num_out)
     bound = num_in**-0.5
-    for parameter in (layer.weight, layer.bias):
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            parameter.copy_(uniform(parameter.shape, generator, -bound, bound))
     return layer
 
 
@@ -162,7 +164,7 @@ class VAE(nn.Module):
         check_finite("log_var", log_var)
         check_generator("generator", generator)
         if noise is None:
-            noise = torch.randn(mu.shape, generator=generator, dtype=mu.dtype).to(mu.device)
+            noise = standard_normal(mu.shape, generator, mu)
         else:
             check_tensor("noise", noise, ("batch", "latent_dim"))
             check_same_shape("noise", noise, "mu", mu)
@@ -199,9 +201,9 @@ class VAE(nn.Module):
         check_generator("generator", generator)
         check_flag("binarize", binarize)
         weight = self.decoder.logits.weight
-        z = torch.randn(n, self.latent_dim, generator=generator, dtype=weight.dtype)
-        probabilities = self.decode(z.to(weight.device)).sigmoid()
+        z = standard_normal((n, self.latent_dim), generator, weight)
+        probabilities = self.decode(z).sigmoid()
         if not binarize:
             return probabilities
-        threshold = torch.rand(probabilities.shape, generator=generator, dtype=weight.dtype)
+        threshold = uniform(probabilities.shape, generator)
         return (threshold.to(weight.device) < probabilities).to(weight.dtype)

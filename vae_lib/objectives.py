@@ -21,7 +21,7 @@ from vae_lib.checks import (
     fail,
 )
 from vae_lib.models import VAE
-from vae_lib.runtime import full_precision
+from vae_lib.runtime import full_precision, standard_normal
 
 
 def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ def iwae_bound(
     mu, log_var = vae.encode(x)
     batch = len(x)
     log_mean = torch.full((batch,), -math.inf, dtype=mu.dtype, device=mu.device)
-    all_noise = torch.randn(num_samples, *mu.shape, generator=generator, dtype=mu.dtype)
+    all_noise = standard_normal((num_samples, *mu.shape), generator, mu)
     for noise in all_noise.split(max(1, chunk_size // batch)):
-        k, noise = len(noise), noise.to(mu.device)
+        k = len(noise)
         z = mu + torch.exp(0.5 * log_var) * noise
         # log p(z) − log q(z | x): the two normalising constants (2π)^(−d/2) cancel.
         log_weight = 0.5 * (noise.square() + log_var - z.square()).sum(dim=2)

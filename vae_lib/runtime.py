@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vae_lib.checks import check_choice, check_integer, fail
 
@@ -64,6 +65,33 @@ def stream(name: str, seed: int = 0) -> torch.Generator:
     digest = hashlib.sha256(f"{name}/{seed}".encode()).digest()
     # torch's generator on the CPU uses 32 bits of its seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def standard_normal(
+    shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor
+) -> Tensor:
+    """Draws from N(0, 1) with the precision and on the device of `like`.
+
+    Drawn on the CPU in float32 whatever these are, and then converted: from one generator torch
+    draws other numbers in float64, and other ones again on another device.
+    """
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return noise.to(like)
+
+
+def uniform(
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Tensor:
+    """Draws from the uniform distribution on [low, high): float32, on the CPU, for any model.
+
+    Left to the caller to convert. A draw u that decides (u < p) should stay float32: rounded to
+    half precision it could become 1.
+    """
+    draws = torch.empty(shape, dtype=torch.float32, device="cpu")
+    return draws.uniform_(low, high, generator=generator)
 
 
 @contextlib.contextmanager

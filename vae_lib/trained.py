@@ -24,7 +24,8 @@ def trained_vae(
 
     The reference weights ship with the library; they are what `train(load_mnist().train.images)`
     gives. Give `weights`, a file written by `save_vae`, to go through a chapter with a model of
-    your own. `device` is where it is put; without it, the CPU.
+    your own. `device` is where it is put; without it, the CPU. The reference weights come in
+    torch's default precision, those of a file in the file's.
 
     Raises `ValueError` when the file is missing, damaged or not written by `save_vae`, and for a
     device that this machine does not have.
@@ -39,7 +40,7 @@ def trained_vae(
         fail("reference weights", "the files that ship with vae_lib", error)
     if found != expected:
         fail(f"reference weights {REFERENCE_WEIGHTS}", f"SHA-256 {expected}", f"SHA-256 {found}")
-    return _load(REFERENCE_WEIGHTS).to(device)
+    return _load(REFERENCE_WEIGHTS).to(device, torch.get_default_dtype())
 
 
 def save_vae(vae: VAE, path: str | os.PathLike) -> None:

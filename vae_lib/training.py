@@ -29,7 +29,7 @@ from vae_lib.checks import (
 from vae_lib.evaluation import evaluate
 from vae_lib.models import VAE
 from vae_lib.objectives import bernoulli_log_likelihood, check_vae, kl_to_standard_normal
-from vae_lib.runtime import check_device, full_precision, stream
+from vae_lib.runtime import check_device, full_precision, standard_normal, stream
 
 # Two settings by name; chapter 4 compares them. "default" is what `fit` does when told nothing.
 SETTINGS = {
@@ -267,8 +267,8 @@ def fit(
     with _progress_bar(num_steps, step, progress) as bar, full_precision(), trusted_values():
         for epoch in range(first_epoch, epochs):
             order = torch.randperm(n, generator=order_stream) if shuffle else torch.arange(n)
-            noise = torch.randn(n, vae.latent_dim, generator=noise_stream, dtype=x.dtype)
-            order, noise = order.to(x.device), noise.to(x.device)
+            order = order.to(x.device)
+            noise = standard_normal((n, vae.latent_dim), noise_stream, x)
             for indices, batch_noise in zip(order.split(batch_size), noise.split(batch_size)):
                 x_batch = x[indices]
                 logits, mu, log_var = vae(x_batch, noise=batch_noise)
