@@ -1,0 +1,217 @@
+"""The planted faults: each fits the code as it is, and the tool tells caught from survived."""
+
+import ast
+import collections
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output, writes
+
+ROOT = Path(__file__).parent.parent
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / "tools")
+    plant_faults = importlib.import_module("plant_faults")
+    for shared_name in ("pages", "faults", "plant_faults"):  # other tests import their own
+        sys.modules.pop(shared_name, None)
+
+FAULTS, Fault, Outcome = plant_faults.FAULTS, plant_faults.Fault, plant_faults.Outcome
+
+
+# The list ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.file}: {fault.name}")
+def test_fault_fits_the_code_once_and_changes_what_it_does(fault):
+    _, changed, cell = plant_faults.planted(fault, ROOT)
+    if cell is None:
+        original = (ROOT / fault.file).read_text(encoding="utf-8")
+    else:
+        notebook = json.loads((ROOT / fault.file).read_text(encoding="utf-8"))
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        original = "".join(cells[cell]["source"])
+    # The chapters have no magic commands, so that a cell is plain Python.
+    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(original))
+
+
+def test_faults_can_be_told_apart():
+    assert len({(fault.file, fault.name) for fault in FAULTS}) == len(FAULTS)
+    assert len({plant_faults.planted(fault, ROOT)[0] for fault in FAULTS}) == len(FAULTS)
+    assert not [fault.name for fault in FAULTS if "|" in fault.name or "\n" in fault.name]
+
+
+def test_every_chapter_and_module_has_faults():
+    numbers = collections.Counter(fault.file for fault in FAULTS)
+    assert len(FAULTS) >= 40
+    for path in (ROOT / "book").glob("*.ipynb"):
+        assert numbers[f"book/{path.name}"] >= 4, path.name
+    for module in "objectives models evaluation training trained data plotting runtime".split():
+        assert numbers[f"vae_lib/{module}.py"] >= 2, module
+
+
+def test_faults_name_chapters_that_there_are():
+    numbers = {int(path.name[:2]) for path in (ROOT / "book").glob("*.ipynb")}
+    for fault in FAULTS:
+        assert fault.chapters and set(fault.chapters) <= numbers, fault.name
+        assert len(set(fault.chapters)) == len(fault.chapters), fault.name
+        if fault.file.startswith("book/"):
+            assert fault.chapters == (int(Path(fault.file).name[:2]),), fault.name
+
+
+# The machinery, on a project of one cell ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A library of one function, a chapter that calls it, and what nbval needs here."""
+    root = tmp_path_factory.mktemp("project")
+    for folder in ("vae_lib", "book", "tests"):
+        (root / folder).mkdir()
+    for name in ("conftest.py", "pyproject.toml", "tests/nb_compare.py"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "vae_lib" / "__init__.py").write_text("def double(x):\n    return x * 2\n")
+    write_chapter(root, stored="8\n")
+    return root
+
+
+def write_chapter(root, stored):
+    cells = [
+        new_code_cell("from vae_lib import double", execution_count=1),
+        new_code_cell(
+            "print(double(4))", execution_count=2,
+            outputs=[new_output("stream", name="stdout", text=stored)],
+        ),
+    ]  # fmt: skip
+    (root / "book" / "01_tiny.ipynb").write_text(writes(new_notebook(cells=cells)))
+
+
+def in_library(old, new):
+    return Fault("a name", "vae_lib/__init__.py", old, new, (1,))
+
+
+def in_chapter(old, new):
+    return Fault("a name", "book/01_tiny.ipynb", old, new, (1,))
+
+
+def make_runner(root, tmp_path, outcomes=None):
+    return plant_faults.Runner(root, tmp_path, timeout=60.0, outcomes=outcomes)
+
+
+def test_harmful_fault_is_caught_where_it_shows(project, tmp_path):
+    outcome = make_runner(project, tmp_path).try_fault(in_library("x * 2", "x * 3"), False)
+    assert (outcome.kind, outcome.chapter, outcome.cell) == ("caught", 1, 1)
+    assert outcome.said.startswith("output 1 (stdout): 8") or "stored 8, new 12" in outcome.said
+    assert list(tmp_path.iterdir()) == []  # the copy is gone
+
+
+def test_harmless_edit_survives_and_its_outcome_is_kept(project, tmp_path, monkeypatch):
+    outcomes, harmless = tmp_path / "outcomes.jsonl", in_chapter("double(4)", "double(2 + 2)")
+    assert make_runner(project, tmp_path, outcomes).try_fault(harmless, False).kind == "passed"
+    # The second time nothing is run; but what differs is.
+    monkeypatch.setattr(plant_faults, "run_notebook", lambda *_: Outcome("timeout"))
+    runner = make_runner(project, tmp_path, outcomes)
+    assert runner.try_fault(harmless, False).kind == "passed"
+    assert runner.try_fault(in_chapter("double(4)", "double(3 + 1)"), False).kind == "timeout"
+
+
+def test_error_of_a_fault_that_makes_no_program_is_not_a_catch(project, tmp_path):
+    outcome = make_runner(project, tmp_path).try_fault(in_library("x * 2", "y * 2"), False)
+    assert (outcome.kind, outcome.cell) == ("broken", 1)
+    assert "NameError" in outcome.said
+
+
+def test_chapter_that_fails_as_it_is_stops_everything(project, tmp_path, monkeypatch):
+    caught = Outcome("caught", cell=1, said="output 1")
+    monkeypatch.setattr(plant_faults, "run_notebook", lambda *_: caught)
+    with pytest.raises(plant_faults.FaultError, match="chapter 1 fails as it is"):
+        make_runner(project, tmp_path).try_fault(in_library("x * 2", "x * 3"))
+
+
+def test_copy_imports_its_own_library(project, tmp_path):
+    make_runner(project, tmp_path).check_import()
+
+
+@pytest.mark.parametrize("fault", [in_library("x", "y"), in_library("z", "y"),
+                                   in_chapter("double", "y"), in_chapter("gone", "y")])
+def test_old_text_must_be_there_once(project, fault):
+    with pytest.raises(plant_faults.FaultError, match=r"a name: [02] times in"):
+        plant_faults.planted(fault, project)
+
+
+def test_planting_keeps_the_stored_outputs(project):
+    text, source, cell = plant_faults.planted(in_chapter("(4)", "(5)"), project)
+    cells = json.loads(text)["cells"]
+    assert (source, cell) == ("print(double(5))", 1)
+    assert cells[1]["source"] == source and cells[1]["outputs"][0]["text"] in ("8\n", ["8\n"])
+
+
+# What pytest reports --------------------------------------------------------------------------------
+
+
+def read_report(tmp_path, contents, status=1):
+    report = tmp_path / "report.xml"
+    report.write_text(f"<testsuites><testsuite>{contents}</testsuite></testsuites>")
+    return plant_faults.read_report(report, status, "first\nlast")
+
+
+CASE = '<testcase name="Cell 3"><failure message="m">Notebook cell execution failed\nCell 3: '
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ('<testcase name="Cell 0"/>' + CASE
+         + "Cell outputs differ\n\nInput:\nx\n\nTraceback:\noutput 1:\n  differs</failure></testcase>",
+         ("caught", 3, "output 1: differs")),
+        (CASE + "Cell execution caused an exception\n\nInput:\nx\n\nTraceback:\n"
+         "#x1B[31mValueError#x1B[0m: TypeError: no\nmore</failure></testcase>",
+         ("caught", 3, "ValueError: TypeError: no")),
+        (CASE + "Cell execution caused an exception\n\nInput:\nx\n\nTraceback:\n"
+         "NameError: y</failure></testcase>", ("broken", 3, "NameError: y")),
+        (CASE + "Timeout of 9 seconds exceeded executing cell\n\nInput:\nx</failure></testcase>",
+         ("timeout", 3, "Timeout of 9 seconds exceeded executing cell")),
+        ('<testcase name="Cell 3"><failure>pytest plugin exception: Kernel dead</failure></testcase>',
+         ("broken", 3, "pytest plugin exception: Kernel dead")),
+        ('<testcase name="book"><error message="collection failure">x</error></testcase>',
+         ("broken", None, "pytest said: last")),
+        ('<testcase name="Cell 3"><error message="failed on setup">x</error></testcase>',
+         ("broken", None, "pytest said: last")),
+        ("", ("broken", None, "pytest said: last")),
+    ],
+)  # fmt: skip
+def test_report_of_a_failed_run(tmp_path, contents, expected):
+    assert read_report(tmp_path, contents) == expected
+
+
+def test_report_of_a_run_that_passed(tmp_path):
+    assert read_report(tmp_path, '<testcase name="Cell 0"/>', status=0) == ("passed", None, "")
+    # Nothing run, or a cell that pytest expected to fail, is not a pass.
+    assert read_report(tmp_path, "", status=0)[0] == "broken"
+    skipped = '<testcase name="Cell 0"><skipped/></testcase>'
+    assert read_report(tmp_path, skipped, status=0)[0] == "broken"
+    assert plant_faults.read_report(tmp_path / "none", 0, "x")[0] == "broken"
+
+
+def test_page_counts_what_was_caught():
+    faults = [in_library("x", "y"), in_chapter("(4)", "(5)")]
+    places = dict(zip(faults, ["vae_lib/__init__.py", "chapter 1, cell 1"]))
+    results = dict(zip(faults, [Outcome("caught", 2, 7), Outcome("passed")]))
+    lines = plant_faults.as_page(faults, places, results).splitlines()
+    assert lines[0].startswith("Of 2 faults") and "catches 1" in lines[0]
+    assert lines[4:] == ["| a name | `vae_lib/__init__.py` | 2, cell 7 |",
+                         "| a name | chapter 1, cell 1 | nothing |"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kinds", "status"), [(["caught"], 0), (["caught", "passed"], 1),
+                                              (["broken"], 1), (["timeout"], 1)])
+def test_exit_status_is_0_only_if_all_are_caught(monkeypatch, capsys, kinds, status):
+    faults = FAULTS[: len(kinds)]
+    results = {fault: Outcome(kind, 1, 2) for fault, kind in zip(faults, kinds)}
+    monkeypatch.setattr(plant_faults, "FAULTS", faults)
+    monkeypatch.setattr(plant_faults, "run_all", lambda *_: results)
+    assert plant_faults.main([]) == status
+    assert ("SURVIVED" in capsys.readouterr().out) == ("passed" in kinds)
