@@ -2,7 +2,7 @@
 # The commands behind them are in the README, for those without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab execute bench weights data oldest newest clean distclean
+.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest clean distclean
 # Targets given together run one after the other.
 .NOTPARALLEL:
 
@@ -20,6 +20,10 @@ help:
 	@echo 'make bench      measure speed, quality and memory; ARGS=--write puts the table into the book'
 	@echo 'make weights    train the reference weights again'
 	@echo 'make data       fetch MNIST and say where it is'
+	@echo 'make matrix     run every chapter with other kernels, threads, versions, precision, device;'
+	@echo '                ARGS="--rows avx2 cuda" for some'
+	@echo 'make faults     plant faults one at a time and see whether running the chapters notices'
+	@echo 'make mutants    break the library in small ways and see whether the unit tests notice'
 	@echo 'make oldest     run the unit tests with the oldest versions allowed, in .venv-oldest'
 	@echo 'make newest     rewrite constraints.txt with the newest versions'
 	@echo 'make clean      remove what was built; make distclean also the environments'
@@ -55,6 +59,16 @@ execute: data
 bench: data
 	$(ENV_PYTHON) tools/bench.py $(ARGS)
 
+# These three keep what they found in _build and take up where they were stopped.
+matrix: data
+	$(ENV_PYTHON) tools/matrix.py $(ARGS)
+
+faults: data
+	$(ENV_PYTHON) tools/plant_faults.py --resume _build/faults.jsonl $(ARGS)
+
+mutants: data
+	$(ENV_PYTHON) tools/mutate.py --resume $(ARGS)
+
 weights: data
 	$(ENV_PYTHON) tools/make_weights.py
 
@@ -74,4 +88,4 @@ clean:
 	@echo 'The environment .venv is kept, and so is MNIST; make distclean removes the former.'
 
 distclean: clean
-	rm -rf .venv .venv-oldest
+	rm -rf .venv .venv-*

@@ -3,6 +3,7 @@
 import contextvars
 import math
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,9 +42,11 @@ def test_describe(value, text):
     assert checks.describe(value) == text
 
 
-def test_describe_shortens_what_is_long():
-    text = checks.describe(list(range(10_000)))
-    assert len(text) < 80 and text.endswith("... (list)")
+@pytest.mark.parametrize("length", [59, 60, 61, 10_000])
+def test_describe_shortens_what_is_longer_than_sixty_characters(length):
+    text = "'" + "a" * (length - 2) + "'"
+    shown = text if length <= 60 else text[:57] + "..."
+    assert checks.describe(text[1:-1]) == f"{shown} (str)"
 
 
 class TestTensors:
@@ -82,6 +85,14 @@ class TestTensors:
         double, meta = torch.zeros(1).double(), torch.zeros(1, device="meta")
         assert "float64" in rejected(checks.check_same_kind, double, "x is", torch.zeros(2))
         assert "meta" in rejected(checks.check_same_kind, meta, "x is", torch.zeros(2))
+
+    def test_same_kind_counts_devices_from_zero(self):
+        def on(name):
+            return SimpleNamespace(dtype=torch.float32, device=torch.device(name))
+
+        checks.check_same_kind("weight", on("cuda"), "x is", on("cuda:0"))
+        for other in ("cuda", "cuda:0", "cpu", "cuda:2"):
+            assert other in rejected(checks.check_same_kind, on("cuda:1"), "x is", on(other))
 
     @pytest.mark.parametrize("bad", [NAN, INF, -INF])
     @pytest.mark.parametrize("position", [0, 6])

@@ -126,6 +126,14 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="^images: expected at least two"):
             evaluate(small_vae(), IMAGES[:1])
 
+    def test_two_images_have_one(self):
+        assert evaluate(small_vae(), IMAGES[:2]).negative_elbo_error > 0
+
+    def test_a_result_cannot_be_changed(self):
+        result = evaluate(small_vae(), IMAGES[:2])
+        with pytest.raises(AttributeError):
+            result.kl = 0.0
+
     def test_it_prints_its_numbers_with_their_errors(self):
         result = Evaluation(142.804, 136.123, 6.681, 0.4, 0.41, 0.021, 10_000)
         assert repr(result) == (
@@ -194,6 +202,20 @@ class TestExactLogEvidence:
         alone = torch.cat([exact_log_evidence(vae, row[None]) for row in x])
         assert together.shape == (3,) and not together.requires_grad
         torch.testing.assert_close(together, alone, rtol=0, atol=1e-3)
+
+    def test_the_defaults(self):
+        vae, x = curved_vae(1, 3.0), X[:2].double()
+        expected = exact_log_evidence(vae, x, tolerance=1e-3, half_width=8.0)
+        assert torch.equal(exact_log_evidence(vae, x), expected)
+
+    @pytest.mark.parametrize("latent_dim", [1, 2])
+    def test_the_first_grid_reaches_from_border_to_border(self, monkeypatch, latent_dim):
+        vae, seen = curved_vae(latent_dim, 1.0), []
+        decode = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda z: seen.append(z) or decode(z))
+        exact_log_evidence(vae, X[:2].double(), half_width=6.0)
+        first = seen[0] if latent_dim == 1 else torch.cat(seen[:2])  # in chunks of 20,000
+        assert (first.amin(dim=0) == -6.0).all() and (first.amax(dim=0) == 6.0).all()
 
     def test_a_wider_grid_changes_nothing(self):
         vae, x = small_vae(), X[:2]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vae_lib import VAE, Decoder, Encoder, stream
+from vae_lib import VAE, Decoder, Encoder, models, start_at_mean_image, stream
 
 
 def small_vae(latent_dim=2, hidden_dim=8, **keywords):
@@ -81,6 +81,10 @@ class TestArchitecture:
         assert logits.shape == (batch, 784)
         assert mu.shape == log_var.shape == (batch, latent_dim)
 
+    @pytest.mark.parametrize("network", [Encoder, Decoder, VAE])
+    def test_the_smallest_of_all(self, network):
+        assert {p.shape[-1] for p in network(1, 1).parameters()} <= {1, 784}
+
     def test_an_image_s_result_does_not_depend_on_its_neighbours(self):
         vae, x = small_vae(), torch.rand(6, 784)
         noise = torch.randn(6, 2)
@@ -145,6 +149,34 @@ class TestInitialWeights:
                 assert (values.square().mean() - 1 / 3).abs() < 5 * math.sqrt(4 / 45 / n)
                 if n > 1000:
                     assert values.max() > 0.97 and values.min() < -0.97
+
+
+class TestStartAtMeanImage:
+    IMAGES = torch.tensor([0, 255, 102, 51], dtype=torch.uint8).repeat_interleave(196)[None]
+
+    def test_the_decoder_draws_about_the_mean_image(self):
+        vae = VAE(generator=stream("mean image"))
+        images = torch.cat([self.IMAGES, self.IMAGES // 3]).view(2, 28, 28)
+        start_at_mean_image(vae, images)
+        drawn = vae.sample(20, generator=stream("samples"))
+        mean = images.view(2, 784).float().mean(dim=0) / 255
+        torch.testing.assert_close(drawn.mean(dim=0), mean, rtol=0, atol=0.08)
+
+    def test_the_bias_is_the_logit_of_the_mean_and_never_infinite(self):
+        vae = VAE(hidden_dim=3, generator=stream("mean image"))
+        start_at_mean_image(vae, self.IMAGES.expand(5, 784))
+        means = torch.tensor([0.01, 0.99, 0.4, 0.2]).repeat_interleave(196)
+        torch.testing.assert_close(vae.decoder.logits.bias.detach().sigmoid(), means)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_nothing_else_changes(self, dtype):
+        vae = VAE(hidden_dim=3, generator=stream("mean image")).to(dtype)
+        before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+        start_at_mean_image(vae, self.IMAGES)
+        for name, weight in vae.state_dict().items():
+            assert weight.dtype == dtype
+            assert torch.equal(weight, before[name]) == (name != "decoder.logits.bias")
+        assert all(weight.requires_grad for weight in vae.parameters())
 
 
 class TestReparameterize:
@@ -228,6 +260,13 @@ class TestSample:
         frequency = vae.sample(n, stream("sample"), binarize=True).mean(0)
         p = torch.linspace(-4, 4, 784).sigmoid()
         assert ((frequency - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
+
+    def test_a_pixel_that_is_black_for_sure_is_black_whatever_is_drawn(self, monkeypatch):
+        vae = small_vae()
+        with torch.no_grad():
+            vae.decoder.logits.bias.fill_(-200)  # whose sigmoid is 0
+        monkeypatch.setattr(models, "uniform", lambda shape, generator: torch.zeros(shape))
+        assert vae.sample(1, binarize=True).max() == 0
 
     def test_the_grey_image_and_the_binary_one_share_their_latents(self):
         vae = small_vae()

@@ -266,6 +266,18 @@ class TestIWAE:
         chunked = iwae_bound(vae, x, 21, stream("iwae"), chunk_size=chunk_size)
         torch.testing.assert_close(chunked, expected, rtol=1e-12, atol=0)
 
+    @pytest.mark.parametrize(("chunk_size", "largest"), [(7, 6), (1, 3), (10**6, 63)])
+    def test_no_more_is_decoded_at_once(self, monkeypatch, chunk_size, largest):
+        vae, x, seen = small_vae(), torch.rand(3, 784, generator=stream("grey")).double(), []
+        decode = vae.decode
+        monkeypatch.setattr(vae, "decode", lambda z: seen.append(len(z)) or decode(z))
+        iwae_bound(vae, x, 21, chunk_size=chunk_size)
+        assert max(seen) == largest and sum(seen) == 63  # a chunk holds whole samples of 3 images
+
+    def test_the_precision_is_that_of_the_model(self):
+        vae = VAE(hidden_dim=8).bfloat16()
+        assert iwae_bound(vae, torch.zeros(2, 784).bfloat16(), 3).dtype == torch.bfloat16
+
     @pytest.mark.parametrize("latent_dim", [1, 2, 5])
     def test_it_is_unbiased_for_the_evidence_itself(self, latent_dim):
         # E[exp(IWAE)] = p(x) for every k; with a decoder that forgets z, log p(x) is known.

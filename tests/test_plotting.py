@@ -39,6 +39,10 @@ def vae():
     return VAE(hidden_dim=8, generator=stream("small"))
 
 
+def inches(figure):
+    return tuple(figure.get_size_inches().tolist())
+
+
 def is_labelled(axis):
     return bool(axis.get_xlabel().strip()) and bool(axis.get_ylabel().strip())
 
@@ -67,6 +71,17 @@ class TestShowImages:
         titles = [f"image {i}" for i in range(13)]
         figure = plotting.show_images(IMAGES, titles, columns=5)
         assert [axis.get_title() for axis in figure.axes] == [*titles, "", ""]
+
+    def test_the_figure_s_size_is_that_of_its_images(self):
+        assert inches(plotting.show_images(IMAGES)) == pytest.approx((7.5, 1.5))
+        figure = plotting.show_images(IMAGES, ["title"] * 13, columns=5, size=2.0)
+        assert inches(figure) == pytest.approx((5 * 2.0, 3 * 2.0 * 1.35))  # a title needs room
+
+    def test_images_stand_close_together(self):
+        axes = plotting.show_images(IMAGES, ["title"] * 13).axes
+        grid = axes[0].get_gridspec()
+        assert (grid.wspace, grid.hspace) == (0.05, 0.05)
+        assert axes[0].title.get_fontsize() == 9
 
     def test_images_from_a_model(self, vae):
         plotting.show_images(vae.decode(MU[:3]).sigmoid())  # with a gradient
@@ -100,6 +115,16 @@ class TestPlotHistory:
             assert axes[label].get_legend() is not None
         (line,) = axes["learning rate"].lines
         assert list(line.get_ydata()) == history.steps.learning_rate.tolist()
+
+    def test_training_and_validation_look_different(self, history):
+        for axis in plotting.plot_history(history).axes[:2]:
+            assert [line.get_color() for line in axis.lines] == ["#332288", "#CC6677"]
+        assert plotting.plot_history(history).axes[2].lines[0].get_color() == "#117733"
+
+    def test_the_horizontal_axes_are_epochs_and_steps(self, history):
+        figure = plotting.plot_history(history)
+        assert [axis.get_xlabel() for axis in figure.axes] == ["epoch", "epoch", "step"]
+        assert inches(figure) == (9.6, 3.2)
 
     def test_without_validation(self, history):
         bare = type(history)(history.steps, history.epochs)
@@ -148,10 +173,37 @@ class TestLatentScatter:
         assert plotting.latent_scatter(MU, LABELS, ax=ax) is ax
         assert len(plt.get_fignums()) == 1
 
-    def test_a_large_split_has_smaller_points(self):
-        few = plotting.latent_scatter(MU, LABELS).collections[0].get_sizes()[0]
-        mu, labels = MU.repeat(50, 1), LABELS.repeat(50)
-        assert plotting.latent_scatter(mu, labels).collections[0].get_sizes()[0] < few
+    @pytest.mark.parametrize(
+        ("n", "size"),
+        [(200, 12), (1000, 12), (1001, 20_000 / 1001), (10_000, 2), (15_000, 4 / 3), (40_000, 1)],
+    )
+    def test_a_large_split_has_smaller_points(self, n, size):
+        points = plotting.latent_scatter(MU.repeat(200, 1)[:n], LABELS.repeat(200)[:n]).collections
+        assert points[0].get_sizes()[0] == pytest.approx(size)
+        # Where points lie on one another it shows, and a saved page stays small.
+        assert points[0].get_alpha() == 0.5 and points[0].get_rasterized()
+        assert points[0].get_linewidths() == [0]
+
+    def test_the_legend_stands_beside_the_plane_in_full_colours(self):
+        ax = plotting.latent_scatter(MU, LABELS)
+        ax.figure.canvas.draw()
+        plane, legend = ax.get_window_extent(), ax.get_legend().get_window_extent()
+        assert plane.x1 <= legend.x0 < plane.x1 + 0.05 * plane.width
+        assert (legend.y0 + legend.y1) / 2 == pytest.approx((plane.y0 + plane.y1) / 2, abs=1)
+        for handle in ax.get_legend().legend_handles:
+            assert handle.get_alpha() == 1.0 and handle.get_sizes() == [36]
+
+    def test_a_digit_is_written_over_the_points_and_centred(self):
+        ax = plotting.latent_scatter(MU, LABELS)
+        for text in ax.texts:
+            assert (text.get_ha(), text.get_va()) == ("center", "center")
+            assert (text.get_color(), text.get_weight()) == ("white", "bold")
+            assert text.get_zorder() > max(points.get_zorder() for points in ax.collections)
+
+    def test_one_point_is_enough_and_a_title_is_not_needed(self):
+        ax = plotting.latent_scatter(MU[:1], LABELS[:1])
+        assert len(ax.collections) == 1 and ax.get_title() == ""
+        assert inches(ax.figure) == (6.4, 6.0)
 
     def test_latents_with_a_gradient(self):
         plotting.latent_scatter(MU.clone().requires_grad_(), LABELS)
@@ -201,6 +253,20 @@ class TestLatentGrid:
     def test_black_is_zero_and_white_is_one(self, vae):
         assert plotting.latent_grid(vae).axes[0].images[0].get_clim() == (0, 1)
 
+    def test_the_defaults(self, vae):
+        figure = plotting.latent_grid(vae, spacing="linear")
+        texts = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        assert len(texts) == 10 and (texts[0], texts[-1]) == ("-3.00", "3.00")
+        assert inches(figure) == (6.4, 6.4)
+        assert plotting.latent_axis(2, "linear", 0.5).tolist() == [-0.5, 0.5]
+        assert plotting.latent_axis(3, "linear").tolist() == [-3.0, 0.0, 3.0]
+
+    def test_no_line_is_drawn_over_the_images(self, vae):
+        plotting.use_book_style()
+        ax = plotting.latent_grid(vae, steps=2).axes[0]
+        lines = [*ax.get_xgridlines(), *ax.get_ygridlines()]
+        assert lines and not any(line.get_visible() for line in lines)
+
     def test_a_model_in_double_precision(self):
         plotting.latent_grid(VAE(hidden_dim=8).double(), steps=2)
 
@@ -224,3 +290,15 @@ def test_the_book_style_changes_matplotlib_s_defaults():
         plotting.latent_grid(VAE(hidden_dim=8), steps=2).canvas.draw()
         plotting.latent_scatter(MU, LABELS).figure.canvas.draw()
         plotting.show_images(IMAGES).canvas.draw()
+
+
+def test_the_book_style_is_that_of_the_stored_figures():
+    # The chapters' figures are compared by their pixels: another style is another figure.
+    with matplotlib.rc_context():
+        plotting.use_book_style()
+        style = {
+            "figure.dpi": 110, "figure.figsize": [6.4, 4.0], "figure.constrained_layout.use": True,
+            "axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3,
+            "font.size": 10, "legend.frameon": False,
+        }  # fmt: skip
+        assert {name: plt.rcParams[name] for name in style} == style

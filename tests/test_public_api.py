@@ -56,6 +56,9 @@ BAD_SIZE = [-1, 1.0, NAN, "1", True, [1]]  # must be ≥ 0
 BAD_SEED = [*BAD_SIZE, None]
 BAD_NUMBER = [-0.1, NAN, INF, -INF, "1", None, True, 1j, [1.0], torch.tensor(1.0), 10**400]
 BAD_POSITIVE = [0, 0.0, *BAD_NUMBER]
+NOT_NUMBERS = ["1", None, True, 1j, [1.0], np.True_, X, torch.ones(1), torch.tensor(True),
+               torch.tensor(1j)]  # fmt: skip
+BAD_LINE = ["", " ", "two\nlines", "a line\n", None, 0, b"ELBO", ["ELBO"]]
 BAD_PAIR = [None, 0.9, (0.9,), (0.9, 0.99, 0.999), (-0.1, 0.9), (0.9, NAN), (0.9, INF),
             ("0.9", 0.99), "ab", (True, False), torch.tensor([0.9, 0.99])]  # fmt: skip
 BAD_FLAG = [0, 1, "yes", None, NAN]
@@ -168,8 +171,12 @@ TABLE = {
         {
             "images": BAD_IMAGES, "setting": BAD_NAME, "seed": BAD_SEED, "device": BAD_DEVICE,
             # Passed on: a sample of each kind.
-            "activation": BAD_NAME, "epochs": BAD_COUNT, "shuffle": BAD_FLAG,
+            "activation": BAD_NAME, "mean_start": BAD_FLAG, "epochs": BAD_COUNT,
+            "shuffle": BAD_FLAG,
         },
+    ),
+    vae_lib.start_at_mean_image: (
+        {"vae": vae_lib.VAE(hidden_dim=2), "images": IMAGES}, {"vae": BAD_VAE, "images": BAD_IMAGES}
     ),
     vae_lib.trained_vae: (
         {}, {"device": BAD_DEVICE, "weights": [*BAD_PATH, "no/such/file", ".", __file__]},
@@ -180,6 +187,14 @@ TABLE = {
     ),
     vae_lib.pick_device: ({"name": "cpu"}, {"name": BAD_DEVICE}),
     vae_lib.stream: ({"name": "noise"}, {"name": ["", None, 0, b"noise"], "seed": BAD_SEED}),
+    vae_lib.compare_result: (
+        {"name": "negative ELBO", "value": 143.3, "expected": 143.28, "tolerance": 0.01},
+        {
+            "name": BAD_LINE, "unit": [text for text in BAD_LINE if text != ""],
+            "value": NOT_NUMBERS, "expected": [*NOT_NUMBERS, NAN, INF, -INF, 10**400],
+            "tolerance": [*NOT_NUMBERS, NAN, INF, 10**400, 0, 0.0, -0.1, torch.tensor(0.0)],
+        },
+    ),
     vae_lib.load_mnist: (None, {"root": BAD_PATH}),  # reads 55 MB: see test_data.py
     vae_lib.hold_out: (
         {"split": SPLIT, "num_held_out": 1},

@@ -68,6 +68,14 @@ class TestPickDevice:
         with pytest.raises(ValueError, match="^name: expected a device that this machine has"):
             pick_device(name)
 
+    @pytest.mark.parametrize(
+        ("num_gpus", "name", "available"), [(0, "cuda", 0), (1, "cuda:1", 1), (0, "cpu:1", 1)]
+    )
+    def test_the_error_says_how_many_there_are(self, machine, num_gpus, name, available):
+        machine(num_gpus=num_gpus)
+        with pytest.raises(ValueError, match=f"'{name}', but it has {available} of that kind"):
+            pick_device(name)
+
     @pytest.mark.parametrize("wish", ["gpu", "cuda", "cpu:9"])
     def test_a_wrong_wish_names_the_variable(self, machine, wish):
         machine(wish=wish)
@@ -135,17 +143,27 @@ class TestDraws:
     def test_default_precision_has_no_say(self, default):
         before = torch.get_default_dtype()
         expected = runtime.uniform((1000,), stream("draws"), -2.0, 3.0)
+        like = torch.zeros(1, dtype=torch.float32)
+        expected_normal = runtime.standard_normal((1000,), stream("draws"), like)
         torch.set_default_dtype(default)
         try:
             draws = runtime.uniform((1000,), stream("draws"), -2.0, 3.0)
+            normal = runtime.standard_normal((1000,), stream("draws"), like)
             vae = VAE(hidden_dim=3, generator=stream("draws"))
         finally:
             torch.set_default_dtype(before)
         assert draws.dtype == torch.float32 and torch.equal(draws, expected)
+        assert normal.dtype == torch.float32 and torch.equal(normal, expected_normal)
         assert -2.0 <= draws.min() < -1.9 and 2.9 < draws.max() < 3.0
         as_float32 = VAE(hidden_dim=3, generator=stream("draws"))
         for weight, wanted in zip(vae.parameters(), as_float32.parameters()):
             assert weight.dtype == default and torch.equal(weight, wanted.to(default))
+
+    def test_default_device_has_no_say(self):
+        with torch.device("meta"):
+            normal = runtime.standard_normal((3,), stream("draws"), torch.zeros(1, device="cpu"))
+            uniform = runtime.uniform((3,), stream("draws"))
+        assert normal.device.type == uniform.device.type == "cpu"
 
     def test_both_ends_of_the_unit_interval(self):
         draws = runtime.uniform((100_000,), stream("draws"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import stat
 
@@ -46,7 +47,7 @@ def shipped(tmp_path, monkeypatch):
 class TestReferenceWeights:
     def test_it_is_the_book_s_network_on_the_cpu(self):
         vae = trained_vae()
-        assert (vae.latent_dim, vae.hidden_dim, vae.activation) == (2, 400, "gelu")
+        assert (vae.latent_dim, vae.hidden_dim, vae.activation) == (2, 400, "silu")
         assert {(p.dtype, p.device.type) for p in vae.parameters()} == {(torch.float32, "cpu")}
         assert all(torch.isfinite(p).all() and p.requires_grad for p in vae.parameters())
 
@@ -224,6 +225,12 @@ class TestWrongFile:
     def test_other_metadata(self, path, metadata):
         save_file(in_memory(path), path, metadata=metadata)
         self.refused(path)
+
+    def test_a_long_reason_is_cut(self, path):
+        sizes = {"latent_dim": 2, "hidden_dim": 9, "activation": "gelu"}
+        save_file(in_memory(path), path, metadata={"vae_lib": json.dumps(sizes)})
+        reason = re.search(r"\(RuntimeError: (.*)\)$", self.refused(path))[1]
+        assert reason.startswith("Error(s) in loading") and len(reason) == 200
 
     def test_other_tensors(self, path):
         sizes = {"vae_lib": json.dumps({"latent_dim": 2, "hidden_dim": 8, "activation": "gelu"})}

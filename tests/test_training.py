@@ -1,6 +1,7 @@
 """`fit` does what chapter 4 says, again and again, and picks up where it was cut off."""
 
 import inspect
+import io
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vae_lib
-from vae_lib import VAE, evaluate, fit, learning_rate_at, stream, train, trained_vae, training
+from vae_lib import (
+    VAE,
+    evaluate,
+    fit,
+    learning_rate_at,
+    start_at_mean_image,
+    stream,
+    train,
+    trained_vae,
+    training,
+)
 
 IMAGES = torch.randint(0, 256, (50, 28, 28), generator=stream("images")).to(torch.uint8)
 SHORT = {"epochs": 3, "batch_size": 20, "warmup_steps": 2, "progress": False}
@@ -121,7 +133,7 @@ def by_hand(
         order = range(len(x))
         if shuffle:
             order = torch.randperm(len(x), generator=order_stream).tolist()
-        noise = torch.randn(len(x), 2, generator=noise_stream, dtype=torch.float64)
+        noise = torch.randn(len(x), 2, generator=noise_stream).double()
         for start in range(0, len(x), batch_size):
             batch = x[list(order[start : start + batch_size])]
             mu, log_var = vae.encode(batch)
@@ -142,7 +154,7 @@ def by_hand(
 
 RECIPE = {
     "epochs": 2, "batch_size": 20, "learning_rate": 2e-3, "betas": (0.9, 0.99),
-    "epsilon": 1e-5, "encoder_rates": (0.5, 0.2),
+    "epsilon": 1e-5, "encoder_rates": (0.33, 0.13),
     "schedule": "linear", "warmup_steps": 2, "shuffle": True, "reduction": "mean", "beta": 1.0,
     "seed": 0,
 }  # fmt: skip
@@ -187,6 +199,9 @@ class TestTheLoop:
         history = fit(vae, IMAGES[:1], epochs=2, progress=False)
         assert len(history.steps) == len(history.epochs) == 2
         assert all(not torch.equal(vae.state_dict()[name], value) for name, value in before.items())
+
+    def test_one_image_at_a_time(self):
+        assert len(fit(small_vae(), IMAGES[:2], epochs=1, batch_size=1, progress=False).steps) == 2
 
     def test_bytes_and_pixels_are_the_same(self):
         results = []
@@ -254,12 +269,30 @@ class TestTheLoop:
 class TestTrain:
     def test_the_default_is_the_recipe_from_the_book_s_start(self):
         vae, history = train(IMAGES, epochs=1, progress=False)
-        expected = VAE(activation="gelu", generator=stream("initialization", training.BOOK_SEED))
+        expected = VAE(activation="silu", generator=stream("initialization", training.BOOK_SEED))
+        start_at_mean_image(expected, IMAGES)
         assert_same_history(history, fit(expected, IMAGES, epochs=1, progress=False))
         assert_same_weights(vae, expected)
         # 200 steps of warm-up: in the first, a two-hundredth of the peak.
         peak = inspect.signature(fit).parameters["learning_rate"].default
         assert history.steps.learning_rate[0].item() == pytest.approx(peak / 200)
+
+    def test_the_recipe_is_the_one_behind_the_reference_weights(self):
+        # To change it is to train these anew: see CONTRIBUTING.md.
+        parameters = inspect.signature(fit).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        assert defaults == {
+            "epochs": 10, "batch_size": 125, "learning_rate": 2e-3, "betas": (0.9, 0.999),
+            "epsilon": 1e-5, "encoder_rates": (0.33, 0.13), "schedule": "linear",
+            "warmup_steps": None, "shuffle": True, "reduction": "mean", "beta": 1.0,
+            "seed": training.BOOK_SEED, "validation_images": None, "checkpoint": None,
+            "resume": False, "progress": True,
+        }  # fmt: skip
+
+    def test_the_reference_weights_began_at_the_book_s_start(self):
+        # The corner of an image is always black, so that training never moves what reads it.
+        start = VAE(generator=stream("initialization", training.BOOK_SEED)).encoder.hidden[0].weight
+        assert torch.equal(trained_vae().encoder.hidden[0].weight[:, 0], start[:, 0])
 
     def test_the_original_s_setting(self):
         vae, history = train(IMAGES, "original", epochs=1, progress=False)
@@ -273,6 +306,8 @@ class TestTrain:
         }  # fmt: skip
         assert_same_history(history, fit(expected, IMAGES, epochs=1, progress=False, **settings))
         assert_same_weights(vae, expected)
+        table = {"warmup_steps": 0} | training.SETTINGS["original"]
+        assert table == settings | {"activation": "leaky_relu", "mean_start": False}
 
     def test_changes_and_the_seed(self):
         vae, history = train(
@@ -284,6 +319,17 @@ class TestTrain:
         )
         assert_same_weights(vae, again)
         assert "activation" in training.SETTINGS["original"]  # the table itself is not used up
+
+    @pytest.mark.parametrize("mean_start", [True, False])
+    def test_the_start_at_the_mean_image_is_a_choice(self, mean_start):
+        # A rate so small that the biases stay where they were.
+        vae, _ = train(IMAGES, mean_start=mean_start, learning_rate=1e-30, epochs=1, progress=False)
+        expected = VAE(generator=stream("initialization", training.BOOK_SEED))
+        if mean_start:
+            start_at_mean_image(expected, IMAGES)
+        assert torch.equal(vae.decoder.logits.bias, expected.decoder.logits.bias)
+        with pytest.raises(ValueError, match="^mean_start: expected True or False"):
+            train(IMAGES, mean_start=1, epochs=1, progress=False)
 
     def test_an_unknown_argument_is_an_error(self):
         with pytest.raises(TypeError, match="learn_rate"):
@@ -338,6 +384,9 @@ class TestHistory:
         torch.testing.assert_close(curves.loss, curves.reconstruction + 2.0 * curves.kl)
         torch.testing.assert_close(curves.learning_rate, history.epochs.learning_rate)
 
+    def test_two_images_are_enough_for_validation(self):
+        assert len(fit(small_vae(), IMAGES, validation_images=IMAGES[:2], **SHORT).validation) == 3
+
     def test_validation_does_not_change_training(self):
         with_it, without = small_vae(), small_vae()
         first = fit(with_it, IMAGES, validation_images=IMAGES[:9], **SHORT)
@@ -354,6 +403,15 @@ class TestHistory:
     def test_two_histories_are_two_objects_and_not_compared_entry_by_entry(self):
         first, second = (fit(small_vae(), IMAGES, **SHORT) for _ in range(2))
         assert first == first and first != second and first.steps != second.steps
+        # Not even where the entries are the same tensors.
+        assert training.Curves(**vars(first.steps)) != first.steps
+        assert training.History(**vars(first)) != first
+
+    def test_it_cannot_be_changed(self):
+        history = fit(small_vae(), IMAGES, **SHORT)
+        for thing, name in ((history, "steps"), (history.steps, "loss")):
+            with pytest.raises(AttributeError):
+                setattr(thing, name, torch.zeros(9))
 
 
 class TestProgress:
@@ -373,15 +431,48 @@ class TestProgress:
         shown = re.findall(r"loss (\d+\.\d+)", capsys.readouterr().err)
         assert float(shown[-1]) == pytest.approx(history.steps.loss.mean().item(), abs=0.006)
 
+    def test_the_running_loss_is_the_mean_over_the_last_hundred_steps(self):
+        bar = training._Bar(total=150, file=io.StringIO(), mininterval=0, miniters=1)
+        terms = torch.stack((torch.arange(150.0) ** 2, torch.arange(150.0)), dim=1)
+        bar.step_done(terms, 3.0)
+        expected = (terms[50:, 0] + 3.0 * terms[50:, 1]).mean()
+        assert bar.postfix == f"loss {expected:.2f}"
+        bar.close()
+
+    def test_a_resumed_run_begins_where_it_was(self, capsys, tmp_path):
+        recipe = SHORT | {"checkpoint": tmp_path / "run.pt"}
+        fit(small_vae(), IMAGES, **recipe)
+        capsys.readouterr()
+        fit(small_vae(), IMAGES, resume=True, **recipe | {"progress": True})
+        shown = capsys.readouterr().err
+        assert "9/9" in shown and "0/9" not in shown
+
+    @pytest.mark.parametrize(
+        ("shell", "expected"),
+        [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=1), True)],
+    )
+    def test_only_a_kernel_makes_it_a_notebook(self, monkeypatch, shell, expected):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+        assert training._in_notebook() is expected
+
+    def test_without_ipython_there_is_no_notebook(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "IPython", None)
+        assert training._in_notebook() is False
+
     def test_in_a_notebook_one_output_ends_as_the_summary(self, capsys, monkeypatch):
         display = pytest.importorskip("IPython.display")
         outputs = []
 
         class Handle:
             def update(self, data, raw):
+                assert raw is True  # else the text would be shown as the text of a dictionary
                 outputs.append(data["text/plain"])
 
-        monkeypatch.setattr(display, "display", lambda data, raw, display_id: Handle())
+        def show(data, raw, display_id):
+            assert raw is True and display_id is True
+            return Handle()
+
+        monkeypatch.setattr(display, "display", show)
         monkeypatch.setattr(training, "_in_notebook", lambda: True)
         shown, hidden = small_vae(), small_vae()
         history = fit(shown, IMAGES, **SHORT | {"progress": True})
@@ -525,7 +616,9 @@ class TestResume:
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert torch.load(path, weights_only=True)["epochs_done"] == 1
         if killed_at == "while saving":
-            assert len(list(tmp_path.iterdir())) == 2  # the half-written one was never the file
+            # The half-written one was never the file, and says what it is.
+            names = sorted(file.name for file in tmp_path.iterdir())
+            assert len(names) == 2 and re.fullmatch(r"run\.pt.+\.partial", names[1])
         # On in another process, as a user would.
         done = run_python(
             """
@@ -581,7 +674,7 @@ class TestCheckpoint:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("epochs", 4), ("batch_size", 25), ("learning_rate", 1e-3), ("betas", (0.9, 0.999)),
+            ("epochs", 4), ("batch_size", 25), ("learning_rate", 1e-3), ("betas", (0.9, 0.99)),
             ("schedule", "constant"), ("warmup_steps", 3), ("shuffle", False),
             ("reduction", "sum"), ("beta", 2.0), ("seed", 1000), ("epsilon", 1e-8),
             ("encoder_rates", (1.0, 1.0)),
@@ -677,6 +770,24 @@ class TestCheckpoint:
         assert ended.returncode == 0 and ended.stdout.startswith("OSError: "), ended.stderr
         assert torch.load(path, weights_only=True)["epochs_done"] == 1
         assert list(tmp_path.iterdir()) == [path]
+
+    def test_all_of_it_is_on_the_disk_before_it_replaces_the_last_one(self, tmp_path, monkeypatch):
+        done, fsync, replace = [], os.fsync, os.replace
+
+        def watched_fsync(handle):
+            done.append(os.fstat(handle).st_size)
+            fsync(handle)
+
+        def watched_replace(*names):
+            done.append("replaced")
+            replace(*names)
+
+        monkeypatch.setattr(os, "fsync", watched_fsync)
+        monkeypatch.setattr(os, "replace", watched_replace)
+        for name, length in (("small", 1), ("large", 100_000)):  # the small one fits in a buffer
+            training._save_atomically(tmp_path / name, {"entries": torch.zeros(length)})
+            assert done == [(tmp_path / name).stat().st_size, "replaced"]
+            done.clear()
 
     def test_an_interrupted_write_leaves_the_last_one(self, half_done, monkeypatch):
         content = half_done.read_bytes()

@@ -27,14 +27,8 @@ from vae_lib import evaluate, load_mnist, train
 from vae_lib.runtime import cache_folder
 
 PAGE = BOOK / "how_fast.md"
-# For a result in seconds: a higher rate and smaller batches, and no care for rounding errors.
-SHORT_RUN = {
-    "epochs": 1,
-    "batch_size": 125,
-    "learning_rate": 6e-3,
-    "warmup_steps": 40,
-    "encoder_rates": (1.0, 1.0),
-}
+# For a result in seconds: a higher rate for all weights, and no care for rounding errors.
+SHORT_RUN = {"epochs": 1, "learning_rate": 4e-3, "encoder_rates": (1.0, 1.0)}
 
 
 class OriginalModel(nn.Module):
@@ -100,6 +94,38 @@ def seconds(function, *args, **kwargs) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
+class Indispensable:
+    """What no loop can leave out: an epoch's matrix products, and Adam's update after each batch.
+
+    The same sizes as in training, on numbers drawn at random, into memory that is there already.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.steps = 60_000 // batch_size
+        model = OriginalModel()
+        self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        for weight in model.parameters():
+            weight.grad = torch.zeros_like(weight)
+        self.layers = []
+        for layer in model.children():
+            if isinstance(layer, nn.Linear):
+                weight = layer.weight
+                x, y = (torch.randn(batch_size, n) for n in reversed(weight.shape))
+                # Gradients of the images are not needed.
+                back = None if layer is model.encoder_1 else torch.empty_like(x)
+                self.layers.append((weight, x, y, torch.empty_like(y), back))
+
+    @torch.no_grad()
+    def epoch(self) -> None:
+        for _ in range(self.steps):
+            for weight, x, y, out, back in self.layers:
+                torch.mm(x, weight.T, out=out)
+                torch.mm(y.T, x, out=weight.grad)
+                if back is not None:
+                    torch.mm(y, weight, out=back)
+            self.optimizer.step()
+
+
 def in_new_process(code: str, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True
@@ -128,6 +154,7 @@ def measure_speed(rounds: int) -> list[tuple]:
     # An epoch's time is that of two epochs less that of one: what a call does once per run
     # (checking and scaling the images) is counted in the time to a loss, below.
     epoch, same_steps, default = [], [], []
+    least = {size: (Indispensable(size), []) for size in (100, 125)}
     for i in range(10):
         epoch.append(seconds(original.epoch)[0])
         if i < rounds:
@@ -137,6 +164,8 @@ def measure_speed(rounds: int) -> list[tuple]:
             once, _ = seconds(train, images, epochs=1, progress=False)
             twice, _ = seconds(train, images, epochs=2, progress=False)
             default.append(twice - once)
+            for part, times in least.values():
+                times.append(seconds(part.epoch)[0])
     target = original.test_loss(test)
     sooner, (vae, _) = seconds(train, images, **SHORT_RUN, progress=False)
     reached = evaluate(vae, mnist.test.images).negative_elbo
@@ -144,12 +173,19 @@ def measure_speed(rounds: int) -> list[tuple]:
     def ratio(ours: list[float]) -> float:
         return statistics.median(theirs / mine for theirs, mine in zip(epoch, ours))
 
+    def epoch_rows(what: str, ours: list[float], wanted: float, batch_size: int) -> list[tuple]:
+        _, times = least[batch_size]
+        return [
+            (f"{what}: an epoch", f"{statistics.median(ours):.1f} s", "", None),
+            (f"{what}: times as fast", f"{ratio(ours):.1f}", f"≥ {wanted}", ratio(ours) >= wanted),
+            (f"{what}: products and updates alone", f"{statistics.median(times):.1f} s", "", None),
+            (f"{what}: so at most times as fast", f"{ratio(times):.1f}", "", None),
+        ]
+
     return [
         ("the original's epoch", f"{statistics.median(epoch):.1f} s", "", None),
-        ("the same steps by `fit`", f"{statistics.median(same_steps):.1f} s", "", None),
-        ("an epoch of the default recipe", f"{statistics.median(default):.1f} s", "", None),
-        ("same steps: times as fast", f"{ratio(same_steps):.1f}", "≥ 2.8", ratio(same_steps) >= 2.8),
-        ("default epoch: times as fast", f"{ratio(default):.1f}", "≥ 3.5", ratio(default) >= 3.5),
+        *epoch_rows("the same steps by `fit`", same_steps, 2.8, 100),
+        *epoch_rows("the default recipe", default, 3.5, 125),
         ("the original's test loss after ten epochs", f"{target:.1f} nats", "", None),
         ("one epoch by `fit`, settings below", f"{sooner:.1f} s, {reached:.1f} nats",
          "≤ the line above", reached <= target),

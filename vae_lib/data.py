@@ -28,7 +28,7 @@ from vae_lib.mnist_files import MNISTUnavailableError, fetch, list_problems, rea
 from vae_lib.runtime import cache_folder, stream, uniform
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Images with their labels.
 

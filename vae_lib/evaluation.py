@@ -16,8 +16,8 @@ from vae_lib.checks import (
     check_unit_interval,
     fail,
 )
-from vae_lib.models import NUM_PIXELS, VAE
-from vae_lib.objectives import bernoulli_log_likelihood, check_vae, kl_to_standard_normal
+from vae_lib.models import NUM_PIXELS, VAE, check_vae
+from vae_lib.objectives import bernoulli_log_likelihood, kl_to_standard_normal
 from vae_lib.runtime import full_precision, standard_normal, stream
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.checks import (
+    as_pixels,
     check_choice,
     check_finite,
     check_flag,
@@ -17,6 +18,7 @@ from vae_lib.checks import (
     check_same_shape,
     check_tensor,
     check_unit_interval,
+    fail,
 )
 from vae_lib.runtime import standard_normal, uniform
 
@@ -60,7 +62,7 @@ class Encoder(nn.Module):
         self,
         latent_dim: int = 2,
         hidden_dim: int = 400,
-        activation: str = "gelu",
+        activation: str = "silu",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class Decoder(nn.Module):
         self,
         latent_dim: int = 2,
         hidden_dim: int = 400,
-        activation: str = "gelu",
+        activation: str = "silu",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class VAE(nn.Module):
         self,
         latent_dim: int = 2,
         hidden_dim: int = 400,
-        activation: str = "gelu",
+        activation: str = "silu",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -207,3 +209,31 @@ class VAE(nn.Module):
             return probabilities
         threshold = uniform(probabilities.shape, generator)
         return (threshold.to(weight.device) < probabilities).to(weight.dtype)
+
+
+@torch.no_grad()
+def start_at_mean_image(vae: VAE, images: Tensor) -> None:
+    """Let an untrained decoder begin with the mean of `images`: sets its output bias, in place.
+
+        bias = log m / (1 − m),      m the mean of each pixel
+
+    Its weights being small, it then draws about the mean image whatever z is, and training need
+    not begin by learning how often each pixel is white (chapter 4). A pixel that is nearly always
+    black or white counts as m = 0.01 or 0.99: it could not be learnt from an infinite logit.
+
+    `images`: uint8 or floating point in [0, 1], `(n, 28, 28)` or `(n, 784)`. Raises `ValueError`
+    for any other and for a `vae` that is none.
+    """
+    check_vae(vae)
+    pixels = as_pixels("images", images).cpu()
+    # On the CPU and from float32 values, so that a run begins at the same numbers on every device
+    # and in any precision; a part at a time, since in float64 they take twice the memory.
+    mean = sum(part.float().double().sum(dim=0) for part in pixels.split(4096)) / len(pixels)
+    vae.decoder.logits.bias.copy_(torch.logit(mean.clamp(0.01, 0.99)))
+
+
+def check_vae(vae: object) -> VAE:
+    """Return `vae` if it is a `VAE`."""
+    if not isinstance(vae, VAE):
+        fail("vae", "a vae_lib.VAE", type(vae).__name__)
+    return vae

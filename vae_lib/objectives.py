@@ -20,7 +20,7 @@ from vae_lib.checks import (
     check_unit_interval,
     fail,
 )
-from vae_lib.models import VAE
+from vae_lib.models import VAE, check_vae
 from vae_lib.runtime import full_precision, standard_normal
 
 
@@ -123,10 +123,3 @@ def iwae_bound(
         log_weight = log_weight + log_likelihood
         log_mean = torch.logaddexp(log_mean, log_weight.logsumexp(dim=0))
     return log_mean - math.log(num_samples)
-
-
-def check_vae(vae: object) -> VAE:
-    """Return `vae` if it is a `VAE`."""
-    if not isinstance(vae, VAE):
-        fail("vae", "a vae_lib.VAE", type(vae).__name__)
-    return vae

@@ -22,8 +22,7 @@ from vae_lib.checks import (
     describe,
     fail,
 )
-from vae_lib.models import VAE
-from vae_lib.objectives import check_vae
+from vae_lib.models import VAE, check_vae
 from vae_lib.training import History
 
 # Ten colours of similar weight that stay apart for red-green and blue-yellow colour blindness;

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save
 
 from vae_lib.checks import check_path, fail
-from vae_lib.models import VAE
-from vae_lib.objectives import check_vae
+from vae_lib.models import VAE, check_vae
 from vae_lib.runtime import check_device
 
 REFERENCE_WEIGHTS = Path(__file__).parent / "weights" / "reference.safetensors"

@@ -1,0 +1,77 @@
+"""The search for a recipe that forgets its rounding errors: it trains as `fit` does."""
+
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_lib import fit, stream, training
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import search_recipe  # noqa: E402
+
+BOOK = search_recipe.RECIPES["batches of 125: the book's"]
+IMAGES = torch.rand(60, 784, generator=stream("images"))
+
+
+def test_the_book_s_recipe_is_the_default_of_fit():
+    default = {p.name: p.default for p in inspect.signature(fit).parameters.values()}
+    peak = default["learning_rate"]
+    rates = [share * peak for share in (*default["encoder_rates"], 1.0)]
+    assert list(BOOK.rates) == pytest.approx(rates)
+    assert (BOOK.batch_size, BOOK.betas) == (default["batch_size"], default["betas"])
+    assert (BOOK.epsilon, BOOK.epochs) == (default["epsilon"], default["epochs"])
+    assert {"activation": BOOK.activation, "mean_start": True} == training.SETTINGS["default"]
+
+
+def test_twins_are_trained_as_fit_trains():
+    recipe = search_recipe.Recipe(batch_size=20, warmup_steps=2, epochs=2, rates=(1e-3, 2e-4, 2e-3))
+    pair = [search_recipe.new_vae(recipe, 1, IMAGES, disturbed) for disturbed in (False, True)]
+    by_fit = search_recipe.new_vae(recipe, 1, IMAGES, False)
+    steps = list(search_recipe.train_together(pair, recipe, 1, IMAGES))
+    fit(
+        by_fit, IMAGES, epochs=2, batch_size=20, warmup_steps=2, learning_rate=2e-3,
+        betas=(0.9, 0.999), encoder_rates=(0.5, 0.1), seed=1, progress=False,
+    )  # fmt: skip
+    assert steps == [1, 2, 3, 4, 5, 6]
+    for first, second, fitted in zip(*(vae.parameters() for vae in (*pair, by_fit))):
+        torch.testing.assert_close(first, fitted)
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-5)
+    differ = [not torch.equal(a, b) for a, b in zip(pair[0].parameters(), pair[1].parameters())]
+    assert any(differ)
+
+
+def test_a_twin_that_is_lost_is_trained_no_further():
+    recipe = search_recipe.Recipe(batch_size=20, warmup_steps=2, epochs=2)
+    pair = [search_recipe.new_vae(recipe, 1, IMAGES, disturbed) for disturbed in (False, True)]
+    steps, lost = search_recipe.train_together(pair, recipe, 1, IMAGES), pair[1]
+    next(steps)
+    del pair[1]
+    before = [weight.clone() for weight in lost.parameters()]
+    assert list(steps) == [2, 3, 4, 5, 6]
+    assert all(torch.equal(now, then) for now, then in zip(lost.parameters(), before))
+
+
+def test_the_table_counts_what_was_forgotten_and_what_was_lost():
+    digest = search_recipe.digest_of(BOOK)
+    records = {
+        (digest, seed): {"weights apart": [1e-7, end], "negative ELBO": loss}
+        for seed, (end, loss) in enumerate(((1e-5, 142.0), (3e-4, 143.0), (0.02, 144.0)))
+    }
+    records["another recipe", 0] = {"weights apart": [1.0], "negative ELBO": 999.0}
+    header, _, *rows = search_recipe.as_table(records).splitlines()
+    assert [cell.strip() for cell in rows[0].split("|")[3:8]] == [
+        "3", "1", "1", "> 0.01", "143.0 (142.0 to 144.0)",
+    ]  # fmt: skip
+    assert len(rows) == 1
+
+
+def test_what_is_kept_is_of_recipes_in_the_list():
+    digests = {search_recipe.digest_of(recipe) for recipe in search_recipe.RECIPES.values()}
+    lines = search_recipe.KEPT.read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["digest"] for line in lines} == digests
