@@ -847,4 +847,4 @@ class TestOnTheWholeOfMNIST:
             evaluate(reference, mnist.test.images).negative_elbo, abs=1e-3
         )
         assert result.negative_elbo <= 143.5
-        assert len(history.steps) == 2400
+        assert len(history.steps) == 4800
