@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from pages import BOOK, put_between_marks, table
+from pages import BOOK, machine, put_between_marks, table
 from torch import nn
 from tqdm import tqdm
 
@@ -228,14 +228,9 @@ def measure_import(repeats: int = 9) -> tuple:
     return ("`import vae_lib` after `import torch`", f"{added:.2f} s", "< 0.3", added < 0.3)
 
 
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = lines[0].partition(":")[2].strip() if lines else name
+def setup() -> str:
     return (
-        f"{name}, {os.cpu_count()} cores ({torch.backends.cpu.get_cpu_capability()} kernels), "
+        f"{machine()} ({torch.backends.cpu.get_cpu_capability()} kernels), "
         f"torch {torch.__version__}, Python {platform.python_version()}, {date.today()}"
     )
 
@@ -253,7 +248,7 @@ def main() -> int:
         [[what, got, want, verdicts[ok]] for what, got, want, ok in rows],
     )
     settings = ", ".join(f"{name}={value}" for name, value in SHORT_RUN.items())
-    notes = ["", f"Settings of the one epoch: `{settings}`.", "", f"Machine: {machine()}."]
+    notes = ["", f"Settings of the one epoch: `{settings}`.", "", f"Machine: {setup()}."]
     text = "\n".join([results, *notes])
     print(text)
     if options.write:

@@ -44,7 +44,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 import setup_env  # noqa: E402
 from nb_compare import Deviation, Tolerance, cell_tolerance, printed_numbers  # noqa: E402
-from pages import BOOK, put_between_marks, table  # noqa: E402
+from pages import BOOK, machine, put_between_marks, table  # noqa: E402
 
 PAGE = BOOK / "reproducibility.md"
 KEPT = ROOT / "_build" / "matrix.jsonl"
@@ -330,15 +330,6 @@ def library_digest() -> str:
 
 def definition(row: Row) -> str:
     return hashlib.sha256(repr(sorted(asdict(row).items())).encode()).hexdigest()[:16]
-
-
-def machine() -> str:
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = lines[0].partition(":")[2].strip() if lines else name
-    return f"{name}, {os.cpu_count()} cores"
 
 
 # What is kept ----------------------------------------------------------------------------------

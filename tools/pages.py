@@ -1,5 +1,7 @@
 """Tables that a program writes into a page of the book, between two comments that mark the place."""
 
+import os
+import platform
 from pathlib import Path
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -27,3 +29,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def machine() -> str:
+    """The processor's name and the number of cores."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    return f"{name}, {os.cpu_count()} cores"
