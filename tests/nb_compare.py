@@ -1,7 +1,7 @@
 """Compare what a notebook cell printed and drew when it was committed with what it does now.
 
-Everything is compared: the words exactly, the numbers within the cell's tolerance, the figures by
-their pixels. A cell that needs a tolerance of its own declares it in its metadata:
+Everything is compared: the words exactly, the numbers to one unit of their last digit, the figures
+by their pixels. A cell that needs a wider tolerance declares it in its metadata:
 
     {"vae_book": {"rtol": 1e-3, "atol": 1e-2, "rms": 5.0, "integers": true}}
 
@@ -73,9 +73,10 @@ _OPT_OUT_TAGS = ("nbval-", "pytest-validate-")
 class Tolerance:
     """How far a new output may lie from the stored one.
 
-    A number may deviate by atol + rtol · |stored|. The reference training differs between
-    processors by about 2e-5 (relative), so rtol is five times that; what should be zero is often a
-    few float32 rounding errors of 1.2e-7, so atol is 1e-6.
+    A number may deviate by one unit of its last digit, whatever is declared: the smallest error
+    turns a digit if the number lies in the middle between two. So how many digits a chapter prints
+    says how exact a number is. Of the stored number and the new one the finer unit counts. A
+    deviation of atol + rtol · |stored| is allowed where that is more.
 
     Figures are compared in tiles of 16 × 16 pixels, by the root mean square of the pixels'
     differences (0 to 255) in the worst one, rms. Measured: if the data differ by 1e-6 (relative),
@@ -86,10 +87,15 @@ class Tolerance:
     Integers must be equal unless integers is true; then they are numbers like the others.
     """
 
-    rtol: float = 1e-4
-    atol: float = 1e-6
+    rtol: float = 0.0
+    atol: float = 0.0
     rms: float = 2.0
     integers: bool = False
+
+    def of_number(self, magnitude: float, unit: float) -> float:
+        """How far a number may lie from the stored one, whose magnitude is given."""
+        # 142.24 − 142.23 is a little more or less than 0.01: the numbers are rounded to 53 bits.
+        return max(unit, self.atol + self.rtol * magnitude) + 4 * math.ulp(magnitude)
 
 
 # With rtol = 1, zero would agree with everything; 128 is the distance of black from mid-grey.
@@ -161,11 +167,13 @@ class Deviation:
 
     size: the distance of two numbers, or the RMS in the worst tile of a figure; > 0.
     magnitude: |stored| of a number, 0 for a figure.
+    unit: of a number's last digit, 0 for a figure.
     """
 
     kind: str  # "number" or "figure"
     size: float
     magnitude: float
+    unit: float
     where: str
 
     def ratio(self, tolerance: Tolerance) -> float:
@@ -173,38 +181,14 @@ class Deviation:
         if self.kind == "figure":
             allowed = tolerance.rms
         else:
-            allowed = tolerance.atol + tolerance.rtol * self.magnitude
+            allowed = tolerance.of_number(self.magnitude, self.unit)
         return self.size / allowed if allowed > 0 else math.inf
 
 
-@dataclass(frozen=True)
-class PrintedNumber:
-    """A number in a text.
-
-    unit: what one more in its last digit would add.
-    allowed: how far a new number may lie from it; None where it is compared exactly.
-    """
-
-    text: str
-    unit: float
-    allowed: float | None
-
-
-def printed_numbers(text: str, tolerance: Tolerance) -> list[PrintedNumber]:
-    """The numbers in a line of text, with what the comparison allows for each."""
-    numbers = []
-    for sanitiser, replacement in SANITISERS:
-        text = sanitiser.sub(replacement, text)
-    for found in _split(text)[1]:
-        digits = found["digits"].replace(",", "")
-        mantissa, _, exponent = digits.lower().partition("e")
-        unit = float(f"1e{int(exponent or 0) - len(mantissa.partition('.')[2])}")
-        value = float(digits)
-        integer = not any(character in digits for character in ".eE")
-        exact = (integer and not tolerance.integers) or not math.isfinite(value)
-        allowed = None if exact else tolerance.atol + tolerance.rtol * value
-        numbers.append(PrintedNumber(found["sign"] + found["digits"], unit, allowed))
-    return numbers
+def last_digit(text: str) -> float:
+    """What one more in the last digit of a printed number would add to it."""
+    mantissa, _, exponent = text.lower().partition("e")
+    return float(f"1e{int(exponent or 0) - len(mantissa.partition('.')[2])}")
 
 
 class Comparison:
@@ -358,14 +342,16 @@ class Comparison:
         deviation = abs(b - a)
         if deviation == 0:
             return None
-        self.deviations.append(Deviation("number", deviation, abs(a), pair))
-        allowed = self.tolerance.atol + self.tolerance.rtol * abs(a)
+        unit = min(last_digit(stored), last_digit(new))
+        self.deviations.append(Deviation("number", deviation, abs(a), unit, pair))
+        allowed = self.tolerance.of_number(abs(a), unit)
         if deviation <= allowed:
             return None
-        return (
-            f"{pair}, deviation {deviation:.3g}, tolerance {allowed:.3g}"
-            f" (atol {self.tolerance.atol:g} + rtol {self.tolerance.rtol:g} × |stored|)"
-        )
+        if self.tolerance.atol + self.tolerance.rtol * abs(a) > unit:
+            origin = f"atol {self.tolerance.atol:g} + rtol {self.tolerance.rtol:g} × |stored|"
+        else:
+            origin = "one unit of the last digit"
+        return f"{pair}, deviation {deviation:.3g}, tolerance {allowed:.3g} ({origin})"
 
     def _compare_image(self, where: str, stored: str, new: str) -> None:
         if stored == new:
@@ -387,7 +373,7 @@ class Comparison:
         )
         if worst > 0:
             where = f"near x = {x}, y = {y}"
-            self.deviations.append(Deviation("figure", float(worst), 0.0, where))
+            self.deviations.append(Deviation("figure", float(worst), 0.0, 0.0, where))
         if worst > self.tolerance.rms:
             self.differences.append(
                 f"{where}: the figure differs, most near x = {x}, y = {y} pixels from the top left:"

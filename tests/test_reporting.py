@@ -287,7 +287,7 @@ class TestInANotebook:
         assert self.differences(capsys, 143.2849, 143.2851) == []  # prints another digit
 
     def test_a_value_that_differs_fails(self, capsys):
-        # Even where the cell's own tolerance for numbers, 1e-4 of 143.28, would let it pass.
+        # Though the number alone would pass: it differs by one unit of its last digit.
         (difference,) = self.differences(capsys, 143.2813, 143.2905)
         assert "the text differs" in difference and "agrees" in difference
 

@@ -7,7 +7,6 @@
     python tools/matrix.py --ci                     the rows that CI runs
     python tools/matrix.py --no-run --write         put what is kept into book/reproducibility.md
     python tools/matrix.py --no-run --propose       tolerances that the deviations would justify
-    python tools/matrix.py --no-run --digits        printed digits that a rounding may flip
 
 A row is an environment: variables, a Python with its packages, a precision, a device. Each chapter
 of a row is a run of pytest of its own, and one that fails does not stop the others. What a run found
@@ -43,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 import setup_env  # noqa: E402
-from nb_compare import Deviation, Tolerance, cell_tolerance, printed_numbers  # noqa: E402
+from nb_compare import Deviation, Tolerance, cell_tolerance  # noqa: E402
 from pages import BOOK, machine, put_between_marks, table  # noqa: E402
 
 PAGE = BOOK / "reproducibility.md"
@@ -51,6 +50,7 @@ KEPT = ROOT / "_build" / "matrix.jsonl"
 LOGS = ROOT / "_build" / "matrix"
 # A tolerance may be so many times the largest deviation seen.
 WIDEST = 10.0
+ONE_UNIT = "one unit of the last digit"
 # Everything by which a user's own settings could change a row.
 CLEARED = (
     "ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "IPYTHONDIR", "KMP_", "MKL_", "MPLBACKEND", "NVIDIA_",
@@ -84,7 +84,7 @@ def threads(n: int) -> dict[str, str]:
 # MKL's, and on some processors oneDNN's.
 ROWS = (
     Row("threads-2", "two threads", threads(2), {"threads": 2}),
-    Row("threads-1", "one thread", threads(1), {"threads": 1}, in_ci=True),
+    Row("threads-1", "one thread", threads(1), {"threads": 1}),
     Row(
         "avx2",
         "AVX2 kernels",
@@ -171,8 +171,9 @@ def oldest_torch(constraints: str, requirements: str) -> str:
 
 
 def newest_torch() -> str:
-    """The newest version that pip would install for the bound of requirements.txt."""
-    command = [sys.executable, "-m", "pip", "index", "versions", "torch"]
+    """The newest version that pip would install here, within what its own settings allow."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+    command += ["--no-deps", "--quiet", "--report", "-", "torch"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = result.stderr.splitlines()
@@ -180,9 +181,10 @@ def newest_torch() -> str:
     return newest_of(result.stdout)
 
 
-def newest_of(listing: str) -> str:
-    """From what `pip index versions` prints: "torch (2.15.0)" and more."""
-    return listing.partition("(")[2].partition(")")[0]
+def newest_of(report: str) -> str:
+    """From pip's report of what it would install. A local version, 2.15.0+cpu, is 2.15.0."""
+    (torch,) = json.loads(report)["install"]
+    return torch["metadata"]["version"].partition("+")[0]
 
 
 def make_environment(name: str, pins: str) -> str:
@@ -329,7 +331,9 @@ def library_digest() -> str:
 
 
 def definition(row: Row) -> str:
-    return hashlib.sha256(repr(sorted(asdict(row).items())).encode()).hexdigest()[:16]
+    """A digest of all that decides how a run in this row ends: not its title, nor where it is run."""
+    parts = asdict(row) | {"title": None, "in_ci": None}
+    return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:16]
 
 
 # What is kept ----------------------------------------------------------------------------------
@@ -483,8 +487,15 @@ class Declared:
     def text(self) -> str:
         if self.kind == "figure":
             return f"rms {self.tolerance.rms:g}"
-        both = f"atol {self.tolerance.atol:g} + rtol {self.tolerance.rtol:g}"
+        parts = [f"{name} {getattr(self.tolerance, name):g}" for name in ("atol", "rtol")
+                 if getattr(self.tolerance, name)]  # fmt: skip
+        both = " + ".join(parts) or ONE_UNIT
         return both + (", integers too" if self.tolerance.integers else "")
+
+    @property
+    def one_unit(self) -> bool:
+        """Whether it allows no more than every number must be allowed."""
+        return self.kind == "number" and not self.tolerance.atol and not self.tolerance.rtol
 
 
 def declared_tolerances(chapters: list[Path]) -> list[Declared]:
@@ -525,10 +536,8 @@ def tolerance_table(
         largest = largest_of(declared, seen, owners)
         pairs.append((declared, largest))
         if largest is None:
-            of_digit = in_last_digits(declared, chapters)
-            narrow = of_digit is not None and of_digit < 2
-            verdict = "one unit of the last digit" if narrow else "**no**"
-            line = ["none", "", "", verdict]
+            narrow = declared.one_unit
+            line = ["none", "", "", "it is as narrow as can be" if narrow else "**no**"]
         else:
             times = 1 / largest.ratio if largest.ratio else math.inf
             narrow = times <= WIDEST
@@ -548,52 +557,17 @@ def tolerance_table(
     return table(header, lines), pairs, all_narrow
 
 
-def numbers_in(cell: dict) -> list:
-    """The numbers that a cell printed."""
-    tolerance, numbers = cell_tolerance(cell["metadata"]), []
-    for output in cell["outputs"]:
-        data = output.get("data", {})
-        texts = [output.get("text", "")] + [v for k, v in data.items() if k.startswith("text/")]
-        for text in texts:
-            for line in "".join(text).split("\n"):
-                numbers += printed_numbers(line, tolerance)
-    return numbers
-
-
-def in_last_digits(declared: Declared, chapters: list[Path]) -> float | None:
-    """How many units of a cell's last printed digits its tolerance allows, at most."""
-    if declared.kind == "figure" or not declared.chapter:
-        return None
-    chapter = next(c for c in chapters if relative(c) == declared.chapter)
-    numbers = numbers_in(code_cells(chapter)[declared.cell])
-    shares = [number.allowed / number.unit for number in numbers if number.allowed is not None]
-    return max(shares, default=None)
-
-
-def loose_digits(chapter: Path) -> list[tuple[int, str]]:
-    """Numbers whose last digit is coarser than their tolerance: cell and text.
-
-    A deviation that turns this digit would be a failure, however small it was before rounding.
-    """
-    return [
-        (number, printed.text)
-        for number, cell in enumerate(code_cells(chapter))
-        for printed in numbers_in(cell)
-        if printed.allowed is not None and printed.allowed < printed.unit * (1 - 1e-9)
-    ]
-
-
-def proposal(declared: Declared, largest: Seen | None, unit: float) -> str:
-    """A tolerance about three times the largest deviation; it lets a printed digit turn."""
+def proposal(declared: Declared, largest: Seen | None) -> str:
+    """A tolerance about three times the largest deviation."""
+    if declared.one_unit:
+        return ONE_UNIT
     if largest is None:
         return "remove it: nothing deviated"
     size = largest.deviation.size
     if declared.kind == "figure":
         return f"rms {rounded_up(3 * size):g}"
-    if size <= 1.001 * unit:
-        return f"atol {1.1 * unit:.2g}: one unit of the last digit"
-    share = f" (or rtol {rounded_up(3 * size / largest.deviation.magnitude):g})"
-    return f"atol {rounded_up(3 * size):g}" + (share if largest.deviation.magnitude else "")
+    text, magnitude = f"atol {rounded_up(3 * size):g}", largest.deviation.magnitude
+    return text + (f" (or rtol {rounded_up(3 * size / magnitude):g})" if magnitude else "")
 
 
 def rounded_up(value: float) -> float:
@@ -639,7 +613,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-run", action="store_true", help="only make tables of what is kept")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
     parser.add_argument("--propose", action="store_true", help="say what tolerances could be")
-    parser.add_argument("--digits", action="store_true", help="say which digits may flip")
     options = parser.parse_args(arguments)
 
     wanted = [row for row in ROWS if row.name in (options.rows or names)]
@@ -676,13 +649,9 @@ def main(arguments: list[str] | None = None) -> int:
         failed |= any(not excused(reason) for reason in absent.values())
     print(f"\n{first}\n\n{footnotes(kept, absent)}\n\n{second}")
     if options.propose:
-        print("\n" + "\n".join(proposals(pairs, chapters)))
-    if options.digits:
-        for chapter in chapters:
-            loose = loose_digits(chapter)
-            print(f"\n{relative(chapter)}: {len(loose)} numbers whose last digit may not turn")
-            for cell in sorted({cell for cell, _ in loose}):
-                print(f"  cell {cell}: {' '.join(text for c, text in loose if c == cell)}")
+        print()
+        for declared, largest in pairs:
+            print(f"{declared.where}: {declared.text}; {proposal(declared, largest)}")
     if options.write:
         put_between_marks(PAGE, "matrix", f"{first}\n\n{footnotes(kept, absent)}")
         put_between_marks(PAGE, "tolerances", second)
@@ -706,19 +675,6 @@ def run_row(row: Row, chapters: list[Path], file: Path) -> str | None:
 
 def excused(reason: str) -> bool:
     return reason.startswith(("no CUDA GPU", "no AVX2", "it is the pinned"))
-
-
-def proposals(pairs: list[tuple[Declared, Seen | None]], chapters: list[Path]) -> Iterator[str]:
-    by_name = {relative(chapter): chapter for chapter in chapters}
-    for declared, largest in pairs:
-        if declared.chapter:
-            cell = code_cells(by_name[declared.chapter])[declared.cell]
-        elif largest is not None:
-            cell = code_cells(by_name[largest.chapter])[largest.cell]
-        else:
-            cell = {"outputs": [], "metadata": {}}
-        unit = max((n.unit for n in numbers_in(cell) if n.allowed is not None), default=0.0)
-        yield f"{declared.where}: {declared.text}; {proposal(declared, largest, unit)}"
 
 
 if __name__ == "__main__":
