@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output, writes
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, writes
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,9 @@ def test_every_chapter_and_module_has_faults():
     assert len(FAULTS) >= 40
     for path in (ROOT / "book").glob("*.ipynb"):
         assert numbers[f"book/{path.name}"] >= 4, path.name
-    for module in "objectives models evaluation training trained data plotting runtime".split():
+    for module in (
+        "objectives models evaluation training trained data plotting runtime reporting"
+    ).split():
         assert numbers[f"vae_lib/{module}.py"] >= 2, module
 
 
@@ -109,11 +111,23 @@ def test_harmful_fault_is_caught_where_it_shows(project, tmp_path):
 
 
 def test_harmless_edit_survives_and_its_outcome_is_kept(project, tmp_path, monkeypatch):
-    outcomes, harmless = tmp_path / "outcomes.jsonl", in_chapter("double(4)", "double(2 + 2)")
+    outcomes, harmless = tmp_path / "outcomes.jsonl", in_library("x * 2", "x + x")
     assert make_runner(project, tmp_path, outcomes).try_fault(harmless, False).kind == "passed"
-    # The second time nothing is run; but what differs is.
+
+    def copy_with_prose(root, folder, original=plant_faults.copy_project):
+        copy = original(root, folder)
+        path = copy / "book" / "01_tiny.ipynb"
+        notebook = json.loads(path.read_text())
+        notebook["cells"].append(new_markdown_cell("A sentence."))
+        path.write_text(json.dumps(notebook))
+        return copy
+
+    # The second time nothing is run, nor if only the prose has changed; but what differs is.
     monkeypatch.setattr(plant_faults, "run_notebook", lambda *_: Outcome("timeout"))
     runner = make_runner(project, tmp_path, outcomes)
+    assert runner.try_fault(harmless, False).kind == "passed"
+    assert runner.try_fault(in_library("x * 2", "2 * x"), False).kind == "timeout"
+    monkeypatch.setattr(plant_faults, "copy_project", copy_with_prose)
     assert runner.try_fault(harmless, False).kind == "passed"
     assert runner.try_fault(in_chapter("double(4)", "double(3 + 1)"), False).kind == "timeout"
 

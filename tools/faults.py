@@ -251,6 +251,17 @@ RUNTIME = library(
     ("2 1", "all streams of a seed the same", '{name}/{seed}".encode', '{seed}".encode'),
 )  # fmt: skip
 
+REPORTING = library(
+    "reporting",
+    ("1", "agreement only with what is below the expected value",
+     "deviation = abs(value - expected)", "deviation = value - expected"),
+    ("1", "a result that differs is said to agree",
+     "elif deviation <= tolerance + slack:", "elif deviation > tolerance + slack:"),
+    ("1", "a result printed to a digit too few",
+     'max(0, (0 if mantissa.endswith("0") else 1) - int(exponent))',
+     'max(0, (0 if mantissa.endswith("0") else 1) - int(exponent) - 1)'),
+)  # fmt: skip
+
 CHAPTER_1 = chapter(
     1,
     ("rows counted from 1", "torch.arange(28)).sum", "torch.arange(1, 29)).sum"),
@@ -372,8 +383,12 @@ CHAPTER_4 = chapter(
     ("layers' differences not made relative",
      "((ours - theirs).norm() / theirs.norm()).item()\n            for",
      "(ours - theirs).norm().item()\n            for"),
-    ("the step of a code as a mean over the hidden units",
-     "abs().sum(dim=1)", "abs().mean(dim=1)"),
+    ("gradients' difference not divided by that of the weights",
+     "\n        / (weights[0] - weights[1]).norm()", ""),
+    ("gradients of the images averaged over the pixels", "noise=noise)).sum()\n    return",
+     "noise=noise)).sum() / 784\n    return"),
+    ("the least sensitive images for the most", "argsort(descending=True)", "argsort()"),
+    ("the falling rate left out", '("original", {"schedule": "linear"})', '("original", {})'),
     ("trained on the images held out",
      "small_vae, kept.images[:1000]", "small_vae, held_out.images[:1000]"),
     ("an epoch fewer", "epochs=40, batch_size=50", "epochs=39, batch_size=50"),
@@ -456,5 +471,6 @@ CHAPTER_6 = chapter(
 
 FAULTS: tuple[Fault, ...] = (
     *OBJECTIVES, *MODELS, *EVALUATION, *TRAINING, *TRAINED, *DATA, *CHECKS, *PLOTTING, *RUNTIME,
+    *REPORTING,
     *CHAPTER_1, *CHAPTER_2, *CHAPTER_3, *CHAPTER_4, *CHAPTER_5, *CHAPTER_6,
 )  # fmt: skip

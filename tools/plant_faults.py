@@ -208,6 +208,15 @@ def read_report(report: Path, status: int, output: str) -> tuple[str, int | None
     return "broken", None, f"pytest said: {last_line}"
 
 
+def what_counts(file: Path) -> bytes:
+    """A file's contents, of a notebook only its code cells: prose decides no run."""
+    contents = file.read_bytes()
+    if file.suffix != ".ipynb":
+        return contents
+    cells = [cell for cell in json.loads(contents)["cells"] if cell["cell_type"] == "code"]
+    return json.dumps(cells).encode()
+
+
 def shorten(text: str, length: int = 100) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"
@@ -290,7 +299,7 @@ class Runner:
         others = set(copy.glob("book/*")) - {path}
         for file in sorted(set(copy.rglob("*")) - others):
             if file.is_file() and file.name != "report.xml":
-                key.update(f"{file.relative_to(copy)}\0".encode() + file.read_bytes() + b"\0")
+                key.update(f"{file.relative_to(copy)}\0".encode() + what_counts(file) + b"\0")
         run = key.hexdigest()[:32]
         with self._lock:
             known = self._known.get(run)
