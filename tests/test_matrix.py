@@ -40,6 +40,7 @@ def book(tmp_path, monkeypatch):
     monkeypatch.setattr(matrix, "PAGE", tmp_path / "book" / "page.md")
     monkeypatch.setattr(matrix, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(matrix, "has_cuda", lambda: False)
+    monkeypatch.setattr(matrix, "newest_torch", lambda: "99.0")  # it would ask the network
     matrix.library_digest.cache_clear()
     yield SimpleNamespace(folder=tmp_path, chapter=tmp_path / "book" / "03_a.ipynb")
     matrix.library_digest.cache_clear()
@@ -114,13 +115,13 @@ def test_the_versions_of_the_two_other_environments():
     assert matrix.newest_of(json.dumps(report)) == "2.15.0"
 
 
+def pinned_torch():
+    return matrix.pinned_torch((ROOT / "constraints.txt").read_text())
+
+
 def test_the_newest_version_is_not_run_twice(monkeypatch):
     newest = next(row for row in matrix.ROWS if row.torch == "newest")
-    pinned = next(
-        line.partition("==")[2]
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if line.startswith("torch==")
-    )
+    pinned = pinned_torch()
     monkeypatch.setattr(matrix, "newest_torch", lambda: pinned)
     with pytest.raises(matrix.Unavailable, match=f"it is the pinned {pinned}"):
         matrix.python_for(newest)
@@ -375,7 +376,7 @@ def test_one_row_that_fails_does_not_stop_the_others(book, monkeypatch, capsys):
     assert matrix.main([*arguments, "oldest"]) == 1
 
 
-def test_the_tables_go_into_the_page(book, capsys):
+def test_the_tables_go_into_the_page(book, monkeypatch, capsys):
     write(book)
     matrix.keep(book.folder / "kept.jsonl", record(book))
     marks = "<!-- {0}: begin -->\n<!-- {0}: end -->\n"
@@ -383,6 +384,10 @@ def test_the_tables_go_into_the_page(book, capsys):
     arguments = ["--no-run", "--write", "--propose"]
     assert matrix.main([*arguments, "--keep", str(book.folder / "kept.jsonl")]) == 1
     page = matrix.PAGE.read_text()
+    assert "newest torch allowed |  |  |  |  | not run" in page
+    monkeypatch.setattr(matrix, "newest_torch", lambda: pinned_torch())
+    assert matrix.main([*arguments, "--keep", str(book.folder / "kept.jsonl")]) == 1
+    assert f"| it is the pinned {pinned_torch()}, that of the other rows |" in matrix.PAGE.read_text()
     assert "| two threads | torch 2.14.1" in page and "one unit of the last digit" in page
 
 

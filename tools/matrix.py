@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -51,6 +52,7 @@ LOGS = ROOT / "_build" / "matrix"
 # A tolerance may be so many times the largest deviation seen.
 WIDEST = 10.0
 ONE_UNIT = "one unit of the last digit"
+SAME = "it is the pinned {}, that of the other rows"
 # Everything by which a user's own settings could change a row.
 CLEARED = (
     "ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "IPYTHONDIR", "KMP_", "MKL_", "MPLBACKEND", "NVIDIA_",
@@ -145,8 +147,8 @@ def python_for(row: Row) -> str:
             pins = oldest_torch(constraints, setup_env.read("requirements.txt"))
         else:
             newest = newest_torch()
-            if f"torch=={newest}" in constraints.splitlines():
-                raise Unavailable(f"it is the pinned {newest}, that of the other rows")
+            if newest == pinned_torch(constraints):
+                raise Unavailable(SAME.format(newest))
             pins = without_torch(constraints) + f"\ntorch=={newest}"
         return make_environment(f".venv-{row.torch}-torch", pins)
     except setup_env.Problem as problem:
@@ -168,6 +170,11 @@ def oldest_torch(constraints: str, requirements: str) -> str:
     oldest = setup_env.oldest_versions(requirements).splitlines()
     torch = [line for line in oldest if line.startswith(("torch==", "torchvision=="))]
     return "\n".join([without_torch(constraints), *torch])
+
+
+def pinned_torch(constraints: str) -> str:
+    (line,) = [line for line in constraints.splitlines() if line.startswith("torch==")]
+    return line.removeprefix("torch==")
 
 
 def newest_torch() -> str:
@@ -629,6 +636,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.no_run:
         if not has_cuda():
             absent["cuda"] = "no CUDA GPU at hand"
+        with contextlib.suppress(setup_env.Problem):  # without network: then it is not known
+            pinned = pinned_torch(setup_env.read("constraints.txt"))
+            if newest_torch() == pinned:
+                absent["newest"] = SAME.format(pinned)
     else:
         for row in wanted:
             reason = run_row(row, options.chapters or every_chapter(), options.keep)
