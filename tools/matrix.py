@@ -52,7 +52,6 @@ LOGS = ROOT / "_build" / "matrix"
 # A tolerance may be so many times the largest deviation seen.
 WIDEST = 10.0
 ONE_UNIT = "one unit of the last digit"
-SAME = "it is the pinned {}, that of the other rows"
 # Everything by which a user's own settings could change a row.
 CLEARED = (
     "ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "IPYTHONDIR", "KMP_", "MKL_", "MPLBACKEND", "NVIDIA_",
@@ -135,10 +134,8 @@ class Unavailable(Exception):
 
 def python_for(row: Row) -> str:
     """The Python to run a row with; its environment is made, or brought up to date, if need be."""
-    if row.name == "avx2" and platform.machine().lower() not in ("x86_64", "amd64"):
-        raise Unavailable(f"no AVX2 on {platform.machine()}")
-    if row.device == "cuda" and not has_cuda():
-        raise Unavailable("no CUDA GPU at hand")
+    if reason := why_not_here(row):
+        raise Unavailable(reason)
     if not row.torch:
         return sys.executable
     constraints = setup_env.read("constraints.txt")
@@ -146,13 +143,24 @@ def python_for(row: Row) -> str:
         if row.torch == "oldest":
             pins = oldest_torch(constraints, setup_env.read("requirements.txt"))
         else:
-            newest = newest_torch()
-            if newest == pinned_torch(constraints):
-                raise Unavailable(SAME.format(newest))
-            pins = without_torch(constraints) + f"\ntorch=={newest}"
+            pins = without_torch(constraints) + f"\ntorch=={newest_torch()}"
         return make_environment(f".venv-{row.torch}-torch", pins)
     except setup_env.Problem as problem:
         raise Unavailable(str(problem)) from problem
+
+
+def why_not_here(row: Row) -> str | None:
+    """Why this machine cannot run a row, or need not; None if it is to be run."""
+    if row.name == "avx2" and platform.machine().lower() not in ("x86_64", "amd64"):
+        return f"no AVX2 on {platform.machine()}"
+    if row.device == "cuda" and not has_cuda():
+        return "no CUDA GPU at hand"
+    if row.torch == "newest":
+        pinned = pinned_torch(setup_env.read("constraints.txt"))
+        with contextlib.suppress(setup_env.Problem):  # no network: what is newest is not known
+            if newest_torch() == pinned:
+                return f"it is the pinned {pinned}, that of the other rows"
+    return None
 
 
 def has_cuda() -> bool:
@@ -338,7 +346,7 @@ def library_digest() -> str:
 
 
 def definition(row: Row) -> str:
-    """A digest of all that decides how a run in this row ends: not its title, nor where it is run."""
+    """A digest of all that decides how a run in this row ends: not its title, nor whether CI runs it."""
     parts = asdict(row) | {"title": None, "in_ci": None}
     return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()[:16]
 
@@ -634,12 +642,7 @@ def main(arguments: list[str] | None = None) -> int:
     absent: dict[str, str] = {}
     failed = False
     if options.no_run:
-        if not has_cuda():
-            absent["cuda"] = "no CUDA GPU at hand"
-        with contextlib.suppress(setup_env.Problem):  # without network: then it is not known
-            pinned = pinned_torch(setup_env.read("constraints.txt"))
-            if newest_torch() == pinned:
-                absent["newest"] = SAME.format(pinned)
+        absent = {row.name: reason for row in ROWS if (reason := why_not_here(row))}
     else:
         for row in wanted:
             reason = run_row(row, options.chapters or every_chapter(), options.keep)
