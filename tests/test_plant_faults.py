@@ -80,14 +80,19 @@ def project(tmp_path_factory):
     return root
 
 
-def write_chapter(root, stored):
+def write_chapter(root, stored, more=("", "", "")):
+    """Two cells and an empty one; `more` is added to the code of each."""
     cells = [
         new_code_cell("from vae_lib import double", execution_count=1),
         new_code_cell(
             "print(double(4))", execution_count=2,
             outputs=[new_output("stream", name="stdout", text=stored)],
         ),
+        new_code_cell("", execution_count=3),
     ]  # fmt: skip
+    for number, (cell, code) in enumerate(zip(cells, more)):
+        cell.source += code
+        cell.id = f"cell-{number}"  # the same whenever it is written
     (root / "book" / "01_tiny.ipynb").write_text(writes(new_notebook(cells=cells)))
 
 
@@ -130,6 +135,21 @@ def test_harmless_edit_survives_and_its_outcome_is_kept(project, tmp_path, monke
     monkeypatch.setattr(plant_faults, "copy_project", copy_with_prose)
     assert runner.try_fault(harmless, False).kind == "passed"
     assert runner.try_fault(in_chapter("double(4)", "double(3 + 1)"), False).kind == "timeout"
+
+
+@pytest.mark.parametrize(("cell", "kind"), [(0, "timeout"), (1, "timeout"), (2, "caught")])
+def test_outcome_holds_as_long_as_nothing_up_to_the_cell_that_noticed_changes(
+    project, tmp_path, monkeypatch, cell, kind
+):
+    outcomes, harmful = tmp_path / "outcomes.jsonl", in_library("x * 2", "x * 3")
+    outcome = make_runner(project, tmp_path, outcomes).try_fault(harmful, False)
+    assert (outcome.kind, outcome.cell) == ("caught", 1)
+
+    more = ["", "", ""]
+    more[cell] = "\nmore = 1"
+    write_chapter(project, "8\n", more)
+    monkeypatch.setattr(plant_faults, "run_notebook", lambda *_: Outcome("timeout"))
+    assert make_runner(project, tmp_path, outcomes).try_fault(harmful, False).kind == kind
 
 
 def test_error_of_a_fault_that_makes_no_program_is_not_a_catch(project, tmp_path):

@@ -208,13 +208,22 @@ def read_report(report: Path, status: int, output: str) -> tuple[str, int | None
     return "broken", None, f"pytest said: {last_line}"
 
 
-def what_counts(file: Path) -> bytes:
-    """A file's contents, of a notebook only its code cells: prose decides no run."""
-    contents = file.read_bytes()
-    if file.suffix != ".ipynb":
-        return contents
-    cells = [cell for cell in json.loads(contents)["cells"] if cell["cell_type"] == "code"]
-    return json.dumps(cells).encode()
+def keys_of_run(copy: Path, chapter: Path) -> list[str]:
+    """Digests of what decides a run: up to its first code cell, up to its second, …, to its last.
+
+    A run ends at the first cell that notices, so what it came to depends on that cell, those
+    before it, and the files that it reads. Prose decides nothing.
+    """
+    key = hashlib.sha256()
+    for file in sorted(set(copy.rglob("*")) - set(copy.glob("book/*"))):
+        if file.is_file() and file.name != "report.xml":
+            key.update(f"{file.relative_to(copy)}\0".encode() + file.read_bytes() + b"\0")
+    keys = []
+    for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            key.update(json.dumps(cell).encode() + b"\0")
+            keys.append(key.hexdigest()[:32])
+    return keys
 
 
 def shorten(text: str, length: int = 100) -> str:
@@ -225,8 +234,8 @@ def shorten(text: str, length: int = 100) -> str:
 class Runner:
     """Runs chapters in copies of a project; remembers what each run came to.
 
-    The outcomes are kept by what was run, the chapter and all that it reads. So a file of
-    outcomes serves across changes: whatever has changed since is run again.
+    The outcomes are kept by what decided them: see `keys_of_run`. So a file of outcomes serves
+    across changes: whatever has changed since is run again.
     """
 
     def __init__(self, root: Path, folder: Path, timeout: float, outcomes: Path | None = None):
@@ -295,19 +304,16 @@ class Runner:
 
     def _run(self, copy: Path, chapter: int) -> Outcome:
         path = chapter_file(copy, chapter)
-        key = hashlib.sha256()
-        others = set(copy.glob("book/*")) - {path}
-        for file in sorted(set(copy.rglob("*")) - others):
-            if file.is_file() and file.name != "report.xml":
-                key.update(f"{file.relative_to(copy)}\0".encode() + what_counts(file) + b"\0")
-        run = key.hexdigest()[:32]
+        keys = keys_of_run(copy, path)
         with self._lock:
-            known = self._known.get(run)
-        if known is not None:
-            return known
+            for number, key in enumerate(keys):
+                known = self._known.get(key)
+                if known is not None and (known.kind == "caught" or number == len(keys) - 1):
+                    return known
         outcome = run_notebook(copy, path, self.timeout)
         # What time or another failure beyond the code's reach decided is tried again.
         if outcome.kind in ("passed", "caught"):
+            run = keys[-1 if outcome.cell is None else outcome.cell]
             with self._lock:
                 self._known[run] = outcome
                 if self.outcomes is not None:
