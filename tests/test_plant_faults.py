@@ -141,6 +141,7 @@ def test_harmless_edit_survives_and_its_outcome_is_kept(project, tmp_path, monke
 def test_outcome_holds_as_long_as_nothing_up_to_the_cell_that_noticed_changes(
     project, tmp_path, monkeypatch, cell, kind
 ):
+    project = shutil.copytree(project, tmp_path / "project")  # others use the first one too
     outcomes, harmful = tmp_path / "outcomes.jsonl", in_library("x * 2", "x * 3")
     outcome = make_runner(project, tmp_path, outcomes).try_fault(harmful, False)
     assert (outcome.kind, outcome.cell) == ("caught", 1)
