@@ -130,8 +130,7 @@ EVALUATION = library(
     ("3", "quadrature with a prior that is not normalised",
      "(chunk.square() + math.log(2 * math.pi))", "chunk.square()"),
     ("3", "quadrature with the prior's half missing", "-0.5 * (chunk", "-1.0 * (chunk"),
-    ("3", "quadrature content with an error of half a nat",
-     "tolerance: float = 1e-3", "tolerance: float = 0.5"),
+    ("3", "quadrature that drops points which still matter", "> 1e-12", "> 1e-2"),
 )  # fmt: skip
 
 TRAINING = library(
@@ -361,9 +360,6 @@ CHAPTER_4 = chapter(
     ("warm-up from zero", "(step + 1) / warmup_steps", "step / warmup_steps"),
     ("decay that counts the warm-up", "/ (num_steps - warmup_steps)", "/ num_steps"),
     ("three curves of the rate without their shares", "share * rates,", "rates,"),
-    ("shares in the wrong order where they are defined",
-     "parameter_groups(vae, shares=(0.33, 0.13, 1.0))",
-     "parameter_groups(vae, shares=(0.13, 0.33, 1.0))"),
     ("shares in the wrong order where they are used",
      "shares=(0.33, 0.13, 1.0), epsilon", "shares=(0.13, 0.33, 1.0), epsilon"),
     ("gradients not reset", "            optimizer.zero_grad()\n            loss", "            loss"),
