@@ -106,12 +106,22 @@ def test_pixels_are_the_images_in_the_unit_interval():
 IMAGES, LABELS = torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
 
 
+def test_the_files_are_known_to_have_the_shapes_of_mnist():
+    assert {name: shape for name, (_, shape) in mnist_files._FILES.items()} == {
+        "train-images-idx3-ubyte": (60_000, 28, 28),
+        "train-labels-idx1-ubyte": (60_000,),
+        "t10k-images-idx3-ubyte": (10_000, 28, 28),
+        "t10k-labels-idx1-ubyte": (10_000,),
+    }
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "named"),
     [
         (IMAGES.float(), LABELS, "images.*uint8.*float32"),
         (IMAGES.numpy(), LABELS, "images.*uint8"),
         (IMAGES.reshape(3, 784), LABELS, r"images.*\(n, 28, 28\).*\(3, 784\)"),
+        (IMAGES[:, 1:], LABELS, r"images.*\(n, 28, 28\).*\(3, 27, 28\)"),
         (IMAGES[:0], LABELS[:0], r"images.*\(0, 28, 28\)"),
         (IMAGES, LABELS.int(), "labels.*int64.*int32"),
         (IMAGES, [0, 0, 0], "labels.*int64"),
@@ -1126,6 +1136,15 @@ def test_a_lock_that_is_never_released(tiny, monkeypatch):
     finally:
         process.kill()
         process.communicate(timeout=60)
+
+
+def test_a_lock_that_fails_for_another_reason_is_not_passed_over(tmp_path, monkeypatch):
+    def acquire(*_, **__):
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.raises(PermissionError, match="not yours"), mnist_files._lock(tmp_path):
+        pytest.fail("the lock was not taken, and the work goes on")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,15 @@ def brute_force(vae, x, num_points, half_width=8.0):
 
 
 class TestEvaluate:
+    def test_by_default_there_is_one_draw_per_image(self):
+        assert evaluate(small_vae(), X) == evaluate(small_vae(), X, num_samples=1)
+
+    def test_no_graph_is_built(self):
+        vae, recorded = small_vae(), []
+        vae.decoder.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
+        evaluate(vae, X)
+        assert recorded and not any(recorded)
+
     @pytest.mark.parametrize("num_samples", [1, 3])
     def test_it_is_the_mean_and_its_standard_error(self, num_samples):
         vae = small_vae()
@@ -143,6 +152,12 @@ class TestEvaluate:
 
 
 class TestExactLogEvidence:
+    def test_many_images_may_reach_as_near_to_the_border_as_one(self):
+        vae, x = small_vae(), X[:1]
+        alone = exact_log_evidence(vae, x, half_width=4.5)
+        together = exact_log_evidence(vae, x.expand(500, -1), half_width=4.5)
+        torch.testing.assert_close(together, alone.expand(500))
+
     @pytest.mark.parametrize("latent_dim", [1, 2])
     def test_it_is_exact_where_the_decoder_forgets_z(self, latent_dim):
         vae = small_vae(latent_dim).double()

@@ -142,6 +142,25 @@ class TestTheLine:
     def test_how_far_a_value_differs(self, line_of, value, words):
         assert line_of("x", value, 1.0, 0.01).endswith(f"): {words}{POINTER}")
 
+    @pytest.mark.parametrize(
+        ("value", "tolerance", "words"),
+        [
+            (11, 10, "differs by 11, 1.1 times the tolerance"),
+            (9.5, 1, "differs by 10, 9.5 times the tolerance"),
+            (10, 1, "differs by 10, 10 times the tolerance"),
+            (10.5, 1, "differs by 10, 10 times the tolerance"),
+            (9999.5, 1, "differs by 10000, 10000 times the tolerance"),
+            (10_000, 1, "differs by 10000, 10000 times the tolerance"),
+            (10_000.5, 1, "differs by 10000, more than 10,000 times the tolerance"),
+        ],
+    )
+    def test_where_the_words_change(self, line_of, value, tolerance, words):
+        assert line_of("x", value, 0, tolerance).endswith(f"): {words}{POINTER}")
+
+    def test_more_than_twenty_characters_become_six_digits(self, line_of):
+        assert line_of("x", 10**19, 0, 1).startswith("x: 10000000000000000000 (")
+        assert line_of("x", 10**20, 0, 1).startswith("x: 1e+20 (")
+
     def test_no_number_makes_the_line_long(self, line_of):
         extremes = (LARGEST, -LARGEST, SMALLEST, 1 / 3, 1e15 / 3)
         for value in extremes:

@@ -522,6 +522,14 @@ class Stopped(Exception):
     """Stands for whatever ends a run early."""
 
 
+def test_the_seed_of_train_decides_on_all_three_streams():
+    vae, history = train(IMAGES, seed=7, **SHORT)
+    by_hand = VAE(generator=stream("initialization", 7))
+    start_at_mean_image(by_hand, IMAGES)
+    assert_same_history(history, fit(by_hand, IMAGES, seed=7, **SHORT))
+    assert_same_weights(vae, by_hand)
+
+
 def stop_after(monkeypatch, epochs):
     """Let the validation after `epochs` epochs fail: its epoch is lost, the ones before are not."""
     real, calls = training.evaluate, []
