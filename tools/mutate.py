@@ -341,8 +341,8 @@ class Project:
                     names |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     names.add(node.module.split(".")[0])
-            # These two test what is not in the package; of it they ask for little.
-            others = ("test_nb_compare.py", "test_search_recipe.py")
+            # These test what is not in the package; of it they ask for little.
+            others = ("test_nb_compare.py", "test_reference_numbers.py", "test_search_recipe.py")
             if self.package in names and path.name not in others:
                 found.append(f"tests/{path.name}")
         return found
