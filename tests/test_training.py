@@ -522,6 +522,12 @@ class Stopped(Exception):
     """Stands for whatever ends a run early."""
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_is_no_checkpoint(tmp_path, resume):
+    with pytest.raises(ValueError, match="^checkpoint: expected a file, got .*, which is not one"):
+        fit(small_vae(), IMAGES, checkpoint=tmp_path, resume=resume, **SHORT)
+
+
 def test_the_seed_of_train_decides_on_all_three_streams():
     vae, history = train(IMAGES, seed=7, **SHORT)
     by_hand = VAE(generator=stream("initialization", 7))
