@@ -289,6 +289,12 @@ CHAPTER_1 = chapter(
      "codes / eigenvalues[[-1, -2]].sqrt()", "codes / eigenvalues[[-1, -2]]"),
     ("mean image forgotten in the reconstruction",
      "drawn = m + codes @ w.T", "drawn = codes @ w.T"),
+    ("costs under class means without the black pixels",
+     "torch.logit(class_means).T - torch.log1p(-class_means).sum(dim=1)",
+     "torch.logit(class_means).T"),
+    ("class means of the next digit",
+     "mean_image(x[labels == digit]) for", "mean_image(x[labels == (digit + 1) % 10]) for"),
+    ("hardest image by its cost alone", "excess = own - costs.amin(dim=1)", "excess = own"),
 )  # fmt: skip
 
 CHAPTER_2 = chapter(
