@@ -395,6 +395,11 @@ CHAPTER_4 = chapter(
      "small_vae, kept.images[:1000]", "small_vae, held_out.images[:1000]"),
     ("an epoch fewer", "epochs=40, batch_size=50", "epochs=39, batch_size=50"),
     ("learning rates too large by 10 %", "learning_rate=rate,", "learning_rate=1.1 * rate,"),
+    ("warm-up of the same length for all batch sizes",
+     "warmup_steps=2500 // batch_size, seed", "warmup_steps=20, seed"),
+    ("seeds for the weights alone", "// batch_size, seed=seed, progress", "// batch_size, progress"),
+    ("standard error for the seeds' standard deviation",
+     "{results.std():.1f}", "{results.std() / 5**0.5:.1f}"),
 )  # fmt: skip
 
 CHAPTER_5 = chapter(
