@@ -83,10 +83,10 @@ def output_of(cell: dict) -> str:
 def numbers_in(text: str) -> list[str]:
     r"""The numbers as written, without the marks that group their digits.
 
-    >>> numbers_in("-0.5 to 60,000, $10^{-5}$, 28 × 28 and 3e-4")
-    ['0.5', '60000', '10', '5', '28', '28', '3', '4']
+    >>> numbers_in("-0.5 to 60,000, $10^{-5}$, 28 × 28, x[:10_000] and 3e-4")
+    ['0.5', '60000', '10', '5', '28', '28', '10000', '3', '4']
     """
-    text = re.sub(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}\b)", "", text)
+    text = re.sub(r"(?<=\d)(?:,|_|\{,\}|\\,)(?=\d{3}\b)", "", text)
     return re.findall(r"\d+(?:\.\d+)?", text)
 
 
