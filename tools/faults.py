@@ -374,8 +374,8 @@ CHAPTER_3 = chapter(
      "errors = rise.std(dim=1)",
      "errors = ((rate + distortion).var(dim=1) + (rate + distortion)[one].var()).sqrt()"),
     ("slope dR/dD", "s = delta_d.mean() / delta_r.mean()", "s = delta_r.mean() / delta_d.mean()"),
-    ("mean of the ratios for the ratio of the means",
-     "s = delta_d.mean() / delta_r.mean()", "s = (delta_d / delta_r).mean()"),
+    ("error of the slope not divided by the rate's change",
+     "math.sqrt(len(x)) / delta_r.mean().abs()", "math.sqrt(len(x))"),
     ("β on the distortion", "(distortion + beta * rate)", "(beta * distortion + rate)"),
     ("plane drawn with its axes swapped", "axis.plot(r, d, color", "axis.plot(d, r, color"),
 )  # fmt: skip
