@@ -212,7 +212,8 @@ def keys_of_run(copy: Path, chapter: Path) -> list[str]:
     """Digests of what decides a run: up to its first code cell, up to its second, …, to its last.
 
     A run ends at the first cell that notices, so what it came to depends on that cell, those
-    before it, and the files that it reads. Prose decides nothing.
+    before it, and the files that it reads. Prose decides nothing, nor do a figure's alternative
+    text and the number under which a cell was run.
     """
     key = hashlib.sha256()
     for file in sorted(set(copy.rglob("*")) - set(copy.glob("book/*"))):
@@ -221,7 +222,9 @@ def keys_of_run(copy: Path, chapter: Path) -> list[str]:
     keys = []
     for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
-            key.update(json.dumps(cell).encode() + b"\0")
+            metadata = {name: value for name, value in cell["metadata"].items() if name != "mystnb"}
+            decisive = [cell["source"], cell["outputs"], metadata]
+            key.update(json.dumps(decisive).encode() + b"\0")
             keys.append(key.hexdigest()[:32])
     return keys
 
