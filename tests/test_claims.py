@@ -93,7 +93,7 @@ def numbers_in(text: str) -> list[str]:
 # What is no claim: names of chapters and of symbols, numbering, addresses.
 NO_CLAIM = [
     r"(?s)```.*?```", r"(?s)\$\$.*?\$\$", r"`[^`]*`", r"(?<=\])\([^)]*\)", r"(?m)^#+ .*$",
-    r"\*\*\d+\.\*\*", r"Self-check \d", r"(?i)chapters? \d(?: and \d| to \d)?", r"^## Further reading(?s:.*)",
+    r"\*\*\d+\.\*\*", r"Self-check \d", r"\bfloat(?:16|32|64)\b", r"(?i)chapters? \d(?: and \d| to \d)?", r"^## Further reading(?s:.*)",
 ]  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def unbacked(claim: dict) -> list[str]:
         for number in numbers_in(backing.get(key, ""))
     ]
     computed = claim.get("equals", {})
-    said = numbers_in(_without_symbols(claim["says"]))
+    said = numbers_in(_without_symbols(_stripped(claim["says"])))
     return [
         number
         for number in said
