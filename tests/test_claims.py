@@ -15,10 +15,12 @@ tests/claims/0N_….toml lists the claims of chapter N. Each has
               {known = "…"}               common knowledge, or a definition: says which
             A cell of another chapter is "03_elbo/its-id".
     equals  numbers that are computed from those of `by`: {"33" = "206.0 - 172.9"}
+    tests   for a displayed formula: the unit tests of it, "test_file.py::Class::function"
 
 The tests hold the list against the chapters: what is quoted is there, what backs it is there, each
 number that a claim contains is among those of its backing, or a rounding of one, or `equals` says how it
-is computed from them; and every number of every sentence stands in a claim.
+is computed from them; and every number of every sentence stands in a claim. Each displayed formula
+of chapter 3 is a claim with a unit test.
 """
 
 from __future__ import annotations
@@ -235,7 +237,7 @@ ALL_CLAIMS = [
 
 @pytest.mark.parametrize(("chapter", "claim"), ALL_CLAIMS)
 def test_a_claim_is_made_and_backed(chapter, claim):
-    assert set(claim) <= {"cell", "says", "by", "equals"}, f"unknown: {sorted(claim)}"
+    assert set(claim) <= {"cell", "says", "by", "equals", "tests"}, f"unknown: {sorted(claim)}"
     cell = find_cell(chapter, claim["cell"])
     assert plain(claim["says"]) in plain(cell["source"]), f"{claim['cell']} does not say that"
     assert claim["by"], "nothing backs it"
@@ -284,6 +286,40 @@ def _stripped(text: str) -> str:
     for pattern in NO_CLAIM:
         text = re.sub(pattern, " ", text)
     return plain(text)
+
+
+def displayed_formulas(chapter: str) -> list[tuple[str, str]]:
+    """The cell and the text of each, without what only arranges it on the page."""
+    return [
+        (name, re.sub(r"\\(?:begin|end)\{aligned\}", "", formula).strip().rstrip(" .,:"))
+        for name, cell in cells_of(chapter).items()
+        if cell["cell_type"] == "markdown"
+        for formula in re.findall(r"(?s)\$\$(.+?)\$\$", "".join(cell["source"]))
+    ]
+
+
+def unit_tests(file: Path) -> set[str]:
+    """Their names as pytest gives them."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        is_class = isinstance(node, ast.ClassDef) and node.name.startswith("Test")
+        for test in node.body if is_class else [node]:
+            if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
+                found.add("::".join([file.name, *[node.name] * is_class, test.name]))
+    return found
+
+
+def test_every_formula_of_chapter_3_has_a_unit_test():
+    claims = [claim for claim in claims_of("03_elbo") if "tests" in claim]
+    formulas = displayed_formulas("03_elbo")
+    assert len(formulas) == len(claims) > 30
+    for (cell, formula), claim in zip(formulas, claims):
+        assert cell == claim["cell"] and plain(claim["says"]).endswith(plain(formula))
+        assert claim["tests"], f"no unit test: {formula}"
+    named = {test for claim in claims for test in claim["tests"]}
+    assert named <= set().union(*map(unit_tests, (ROOT / "tests").glob("test_*.py")))
+    # And no test of a formula is left of which there is none.
+    assert unit_tests(ROOT / "tests" / "test_formulas.py") <= named
 
 
 def test_the_lists_are_of_the_chapters():
