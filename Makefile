@@ -64,7 +64,7 @@ matrix: data
 	$(ENV_PYTHON) tools/matrix.py $(ARGS)
 
 faults: data
-	$(ENV_PYTHON) tools/plant_faults.py --resume _build/faults.jsonl $(ARGS)
+	$(ENV_PYTHON) tools/plant_faults.py --resume tools/faults.jsonl $(ARGS)
 
 mutants: data
 	$(ENV_PYTHON) tools/mutate.py --resume $(ARGS)

@@ -153,6 +153,34 @@ def test_outcome_holds_as_long_as_nothing_up_to_the_cell_that_noticed_changes(
     assert make_runner(project, tmp_path, outcomes).try_fault(harmful, False).kind == kind
 
 
+def test_alternative_text_of_a_figure_decides_nothing(project, tmp_path):
+    project = shutil.copytree(project, tmp_path / "project")
+    path = project / "book" / "01_tiny.ipynb"
+    before = plant_faults.keys_of_run(project / "vae_lib", path)
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    code[0]["metadata"]["mystnb"] = {"image": {"alt": "a line"}}
+    path.write_text(json.dumps(notebook))
+    assert plant_faults.keys_of_run(project / "vae_lib", path) == before
+    code[0]["metadata"]["vae_book"] = {"atol": 1.0}
+    path.write_text(json.dumps(notebook))
+    assert plant_faults.keys_of_run(project / "vae_lib", path)[0] != before[0]
+
+
+def test_outcomes_that_a_run_did_not_use_are_forgotten(project, tmp_path, monkeypatch):
+    outcomes = tmp_path / "outcomes.jsonl"
+    monkeypatch.setattr(plant_faults, "run_notebook", lambda *_: Outcome("caught", cell=1))
+    for new in ("x * 3", "x * 4"):
+        make_runner(project, tmp_path, outcomes).try_fault(in_library("x * 2", new), False)
+    kept = outcomes.read_text().splitlines()
+    assert len(kept) == 2
+
+    runner = make_runner(project, tmp_path, outcomes)
+    runner.try_fault(in_library("x * 2", "x * 4"), False)
+    runner.forget_unused()
+    assert outcomes.read_text().splitlines() == kept[1:]
+
+
 def test_error_of_a_fault_that_makes_no_program_is_not_a_catch(project, tmp_path):
     outcome = make_runner(project, tmp_path).try_fault(in_library("x * 2", "y * 2"), False)
     assert (outcome.kind, outcome.cell) == ("broken", 1)

@@ -3,6 +3,7 @@
     python tools/plant_faults.py                          every fault; about an hour with one core
     python tools/plant_faults.py --only 04_training       those whose name or file contains this
     python tools/plant_faults.py --resume FILE            keep every outcome in FILE, use it again
+                                                          (`make faults`: tools/faults.jsonl)
     python tools/plant_faults.py --resume FILE --write    put the table into the book
     python tools/plant_faults.py --list                   only say what the faults are
 
@@ -244,6 +245,7 @@ class Runner:
     def __init__(self, root: Path, folder: Path, timeout: float, outcomes: Path | None = None):
         self.root, self.folder, self.timeout, self.outcomes = root, folder, timeout, outcomes
         self._known: dict[str, Outcome] = {}
+        self._used: set[str] = set()
         self._lock = threading.Lock()
         self._baselines: dict[int, threading.Lock] = collections.defaultdict(threading.Lock)
         if outcomes is not None and outcomes.exists():
@@ -312,6 +314,7 @@ class Runner:
             for number, key in enumerate(keys):
                 known = self._known.get(key)
                 if known is not None and (known.kind == "caught" or number == len(keys) - 1):
+                    self._used.add(key)
                     return known
         outcome = run_notebook(copy, path, self.timeout)
         # What time or another failure beyond the code's reach decided is tried again.
@@ -319,11 +322,24 @@ class Runner:
             run = keys[-1 if outcome.cell is None else outcome.cell]
             with self._lock:
                 self._known[run] = outcome
+                self._used.add(run)
                 if self.outcomes is not None:
                     with self.outcomes.open("a", encoding="utf-8") as file:
-                        record = {"run": run, **dataclasses.asdict(outcome)}
-                        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                        file.write(self._line(run))
         return outcome
+
+    def forget_unused(self) -> None:
+        """Keep in the file only what this run has used: the rest is of code that is gone."""
+        if self.outcomes is None:
+            return
+        new = self.outcomes.with_name(f"{self.outcomes.name}.new")
+        lines = sorted(self._line(run) for run in self._used)
+        new.write_text("".join(lines), encoding="utf-8")
+        os.replace(new, self.outcomes)
+
+    def _line(self, run: str) -> str:
+        record = {"run": run, **dataclasses.asdict(self._known[run])}
+        return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 # The command line --------------------------------------------------------------------------------
@@ -411,6 +427,8 @@ def run_all(
                       f"{in_words(outcome)}, {outcome.seconds:.0f} s", flush=True)  # fmt: skip
                 if outcome.said:
                     print(f"    {outcome.said}", flush=True)
+            if tuple(faults) == FAULTS:
+                runner.forget_unused()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
