@@ -1,0 +1,5 @@
+"""Live figures: the same object in a notebook with a kernel and on a page without one.
+
+Not imported by `import vae_lib`: they need the package anywidget, which the library does not
+(`pip install "vae-lib[widgets]"`).
+"""
