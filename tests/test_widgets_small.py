@@ -136,7 +136,7 @@ def test_traits_can_be_read_and_set():
     figure = TwoGaussians()
     figure.mu_q, figure.sigma_p = 1, 2
     assert (figure.mu_q, figure.sigma_q, figure.mu_p, figure.sigma_p) == (1.0, 0.5, 0.5, 2.0)
-    assert figure.get_state()["_start"] == {"mu_q": -1, "sigma_q": 0.5, "mu_p": 0.5, "sigma_p": 1}
+    assert figure.get_state()["start"] == {"mu_q": -1, "sigma_q": 0.5, "mu_p": 0.5, "sigma_p": 1}
 
 
 @pytest.mark.parametrize("values", [(0, 1, 0, 1), (-1, 0.5, 2, 3), (3, 4, -3, 0.25)])
@@ -447,22 +447,26 @@ def test_nothing_serious_by_axe_in_light_and_dark(page, theme):
     assert serious == []
 
 
-def test_all_fits_at_360_pixels_and_redraws(page):
+@pytest.mark.parametrize("width", [360, 500, 600, 640, 1200])
+def test_all_fits_and_is_drawn_anew_for_every_width(page, width):
     size = page.viewport_size
-    page.set_viewport_size({"width": 360, "height": 800})
+    page.set_viewport_size({"width": width, "height": 800})
+    # Drawn for the room that there is: neither cut off nor scaled.
     page.wait_for_function(
-        "[...document.querySelectorAll('main svg[role=img]')].every((n) => n.clientWidth < 350)"
+        "[...document.querySelectorAll('main svg[role=img]')].every((n) =>"
+        " n.clientWidth === Number(n.getAttribute('width')) && n.clientWidth > 200)"
     )
     try:
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         for name in MAKERS:
             edges = page.evaluate(
                 "name => [...document.querySelectorAll(`#${name} *`)]"
-                ".filter((node) => !node.closest('svg svg, .hidden'))"
+                ".filter((node) => !node.closest('svg svg, .vf-hidden'))"
                 ".map((node) => node.getBoundingClientRect().right)",
                 name,
             )
-            assert max(edges) <= 360
+            frame = page.locator(f"#{name} .vae-figure").bounding_box()
+            assert max(edges) <= frame["x"] + frame["width"] <= width
     finally:
         page.set_viewport_size(size)
 

@@ -29,8 +29,8 @@ function render({ model, el }) {
   const { root, region, say, close } = frame(
     el, "Live figure: rate, distortion and the weight beta",
   );
-  const holder = html("div", { class: "row" });
-  const pictures = html("div", { class: "row" });
+  const holder = html("div", { class: "vf-row" });
+  const pictures = html("div", { class: "vf-plots" });
   const findings = {};
   const finding = (name) => (findings[name] = html("span", { "data-quantity": name }));
   const strong = (name) => (findings[name] = html("strong", { "data-quantity": name }));
@@ -38,9 +38,9 @@ function render({ model, el }) {
     "The slope of the curve at the chosen t, measured: ", finding("slope"), ".");
   root.append(
     holder,
-    html("div", { class: "buttons" },
+    html("div", { class: "vf-buttons" },
       button("go to the best t", () => assign(model, { t: model.get("factors")[state().best] })),
-      button("reset", () => assign(model, model.get("_start")))),
+      button("reset", () => assign(model, model.get("start")))),
     pictures,
     html("p", {}, sign(square(13, 6, 9)), "Chosen, t = ", finding("t"),
       ": R ", finding("rate"), ", D ", finding("distortion"),
@@ -96,7 +96,7 @@ function render({ model, el }) {
     for (const [name, content] of Object.entries(values)) findings[name].textContent = content;
 
     // Side by side where there is room, below one another on a phone.
-    const each = width >= 620 ? Math.floor((width - 20) / 2) : width;
+    const each = width >= 540 ? Math.floor((width - 20) / 2) : width;
     const [lowR, highR] = [Math.min(...rate), Math.max(...rate)];
     const [lowD, highD] = [Math.min(...distortion), Math.max(...distortion)];
     const roomR = 0.08 * (highR - lowR), roomD = 0.16 * (highD - lowD);
@@ -137,7 +137,7 @@ function render({ model, el }) {
       disc(sums.X(factors[best]), sums.Y(totals[best])),
       square(sums.X(factors[i]), sums.Y(totals[i])),
     );
-    pictures.replaceChildren(html("div", {}, plane.node), html("div", {}, sums.node));
+    pictures.replaceChildren(plane.node, sums.node);
     say(`Beta ${short(beta)}, t ${values.t}: D plus beta R is ${values.total} nats. `
       + `The least is ${values.least}, at t ${values.best_t}.`);
   };

@@ -92,7 +92,7 @@ class RateDistortion(SmallFigure):
             if len(lists[name]) != n:
                 fail(name, f"{n} numbers, one for each of factors", f"{len(lists[name])} of them")
         super().__init__(**lists, beta=beta, t=t)
-        self._start = {"beta": self.beta, "t": self.t}
+        self.start = {"beta": self.beta, "t": self.t}
 
     @property
     def totals(self) -> tuple[float, ...]:
@@ -113,7 +113,7 @@ class RateDistortion(SmallFigure):
 
     def static_figure(self) -> Figure:
         """The plane with the line of slope −β that touches the points; D + βR of every t."""
-        figure, (plane, sums) = plt.subplots(1, 2, figsize=(9.6, 4.0), layout="constrained")
+        figure, (plane, sums) = plt.subplots(1, 2, figsize=(8.0, 5.4), layout="constrained")
         i, best = self.factors.index(self.t), self._best()
         plane.plot(self.rate, self.distortion, "o-", color=INDIGO, markersize=4, linewidth=1)
         low, high = min(self.distortion), max(self.distortion)

@@ -48,12 +48,12 @@ function render({ model, el }) {
     label: ["scale σ"], title: "standard deviation of z", values: SCALES, text: two, accent: "cyan",
     change: (value) => assign(model, { sigma: value }),
   });
-  const buttons = html("div", { class: "buttons" },
+  const buttons = html("div", { class: "vf-buttons" },
     button("new noise", () => {
       const draws = model.get("draws") + 1;
       assign(model, { noise: normals(draws, model.get("noise").length), draws });
     }),
-    button("reset", () => assign(model, model.get("_start"))),
+    button("reset", () => assign(model, model.get("start"))),
   );
   const pictures = html("div");
 
@@ -75,7 +75,7 @@ function render({ model, el }) {
   const exact = html("strong", { "data-quantity": "exact" });
   const count = html("span");
   root.append(
-    html("div", { class: "row" }, mu.node, sigma.node), buttons, pictures,
+    html("div", { class: "vf-row" }, mu.node, sigma.node), buttons, pictures,
     html("p", {}, "Gradient of the mean of z² with respect to μ, exactly 2μ = ", exact,
       "; estimates from ", count, " draws:"),
     table, region,

@@ -74,7 +74,7 @@ class Reparameterisation(SmallFigure):
         """From ε to z, the cost z² with its slopes, and the two estimates of every draw."""
         epsilon, z = self._epsilon(), self._z()
         figure, (lines, cost, estimates) = plt.subplots(
-            3, figsize=(6.4, 6.4), height_ratios=(2, 3, 2), layout="constrained"
+            3, figsize=(6.4, 7.6), height_ratios=(2, 3, 2), layout="constrained"
         )
         for pair in zip(epsilon.tolist(), z.tolist()):
             lines.plot(pair, (1, 0), color="#555555", alpha=0.35, linewidth=0.8)

@@ -61,7 +61,7 @@ function frame(el, label) {
   const root = html("div", {
     class: "vae-figure", role: "group", "aria-label": label, "data-lm-suppress-shortcuts": "true",
   });
-  const region = html("p", { class: "hidden", "aria-live": "polite" });
+  const region = html("p", { class: "vf-hidden", "aria-live": "polite" });
   root.addEventListener("keydown", (event) => {
     if (OWN_KEYS.has(event.key)) event.stopPropagation();
   });
@@ -91,13 +91,13 @@ function slider({ label, title, values, text, change, accent = "indigo" }) {
   const input = html("input", {
     type: "range", id, min: 0, max: values.length - 1, step: 1, style: `--accent: var(--${accent})`,
   });
-  const value = html("span", { class: "value", "aria-hidden": "true" });
+  const value = html("span", { class: "vf-value", "aria-hidden": "true" });
   const name = html("label", { for: id },
     html("span", { "aria-hidden": "true" }, ...label),
-    html("span", { class: "hidden" }, title));
+    html("span", { class: "vf-hidden" }, title));
   input.addEventListener("input", () => change(values[Number(input.value)]));
   return {
-    node: html("div", { class: "slider" }, name, input, value),
+    node: html("div", { class: "vf-slider" }, name, input, value),
     input,
     show(number) {
       let best = 0;
@@ -124,7 +124,7 @@ function indexed(symbol, index) {
 
 /** The line or mark by which something is drawn, for a text that speaks of it. */
 function sign(node) {
-  return svg("svg", { class: "sign", viewBox: "0 0 26 12", "aria-hidden": "true" }, node);
+  return svg("svg", { class: "vf-sign", viewBox: "0 0 26 12", "aria-hidden": "true" }, node);
 }
 
 function stroke(colour, dash = "", width = 2) {
@@ -151,8 +151,8 @@ function plot({
     const at = left + X(value);
     const label = xTicks ? String(value) : fixed(value, horizontal.decimals);
     node.append(
-      svg("line", { class: "grid", x1: at, x2: at, y1: top, y2: top + h }),
-      text(at, top + h + 14, label, { class: "tick", "text-anchor": "middle" }),
+      svg("line", { class: "vf-grid", x1: at, x2: at, y1: top, y2: top + h }),
+      text(at, top + h + 14, label, { class: "vf-tick", "text-anchor": "middle" }),
     );
   }
   if (!yHidden) {
@@ -160,15 +160,15 @@ function plot({
     for (const value of vertical.values) {
       const at = top + Y(value), label = fixed(value, vertical.decimals);
       node.append(
-        svg("line", { class: "grid", x1: left, x2: left + w, y1: at, y2: at }),
-        text(left - 6, at + 4, label, { class: "tick", "text-anchor": "end" }),
+        svg("line", { class: "vf-grid", x1: left, x2: left + w, y1: at, y2: at }),
+        text(left - 6, at + 4, label, { class: "vf-tick", "text-anchor": "end" }),
       );
     }
     const turned = { "text-anchor": "middle", transform: "rotate(-90)" };
     node.append(text(-(top + h / 2), 12, yLabel, turned));
   }
   node.append(
-    svg("line", { class: "axis", x1: left, x2: left + w, y1: top + h, y2: top + h }),
+    svg("line", { class: "vf-axis", x1: left, x2: left + w, y1: top + h, y2: top + h }),
     text(left + w / 2, top + h + 32, xLabel, { "text-anchor": "middle" }),
     inner,
   );
@@ -194,7 +194,7 @@ function key(axes, entries, corner = "left") {
   const wide = 34 + 6.6 * Math.max(...entries.map(([content]) => content.length));
   const at = corner === "left" ? 6 : axes.w - wide - 4;
   const group = svg("g", {}, svg("rect", {
-    class: "plate", x: at, y: 2, width: wide, height: 18 * entries.length + 2,
+    class: "vf-plate", x: at, y: 2, width: wide, height: 18 * entries.length + 2,
   }));
   entries.forEach(([content, ...nodes], i) => {
     const mark = svg("svg", { x: at, y: 5 + 18 * i, width: 26, height: 12 }, ...nodes);

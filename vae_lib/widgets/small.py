@@ -33,11 +33,11 @@ class SmallFigure(LiveFigure):
 
     _css = (_FOLDER / "small.css").read_text("utf-8")
     # What the button "reset" returns to: the values that the figure was made with.
-    _start = traitlets.Dict().tag(sync=True)
+    start = traitlets.Dict().tag(sync=True)
 
     def __init__(self, **values: object) -> None:
         super().__init__(**values)
-        self._start = {name: getattr(self, name) for name in values}
+        self.start = {name: getattr(self, name) for name in values}
 
 
 class Between(traitlets.TraitType):

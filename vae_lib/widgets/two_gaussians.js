@@ -45,22 +45,22 @@ function render({ model, el }) {
     add(`sigma_${name}`, "σ", "standard deviation", SCALES);
     return set;
   };
-  const buttons = html("div", { class: "buttons", role: "group", "aria-label": "situations" });
+  const buttons = html("div", { class: "vf-buttons", role: "group", "aria-label": "situations" });
   for (const [name, values] of Object.entries(SITUATIONS)) {
     buttons.append(button(name, () => assign(model, values)));
   }
-  buttons.append(button("reset", () => assign(model, model.get("_start"))));
+  buttons.append(button("reset", () => assign(model, model.get("start"))));
 
   const pictures = html("div");
   const qp = html("strong", { "data-quantity": "kl_qp" });
   const pq = html("strong", { "data-quantity": "kl_pq" });
   const verdict = html("p", { "data-quantity": "verdict" });
   root.append(
-    html("div", { class: "row" }, group("q", "indigo"), group("p", "rose")),
+    html("div", { class: "vf-row" }, group("q", "indigo"), group("p", "rose")),
     buttons, pictures,
-    html("div", { class: "row" },
-      html("p", {}, sign(mark("q")), "KL(q ‖ p) = ", qp, " nats, the mean over q"),
-      html("p", {}, sign(mark("p")), "KL(p ‖ q) = ", pq, " nats, the mean over p")),
+    html("div", { class: "vf-row" },
+      html("p", {}, sign(mark("q")), "KL(q ‖ p) = ", qp, " nats, mean over q"),
+      html("p", {}, sign(mark("p")), "KL(p ‖ q) = ", pq, " nats, mean over p")),
     verdict, region,
   );
 
@@ -102,7 +102,7 @@ function render({ model, el }) {
     });
     const zero = lower.Y(0);
     lower.add(
-      svg("line", { class: "axis", x1: 0, x2: lower.w, y1: zero, y2: zero }),
+      svg("line", { class: "vf-axis", x1: 0, x2: lower.w, y1: zero, y2: zero }),
       curve(lower, z, overQ, { fill: "var(--indigo)", opacity: 0.18 }, 0),
       curve(lower, z, overP, { fill: "var(--rose)", opacity: 0.18 }, 0),
       curve(lower, z, overQ, LINES.q), curve(lower, z, overP, LINES.p),

@@ -54,7 +54,7 @@ class TwoGaussians(SmallFigure):
         z = torch.linspace(-half, half, 1001, dtype=torch.float64)
         q, p = self._log_densities(z)
         figure, (upper, lower) = plt.subplots(
-            2, sharex=True, figsize=(6.4, 5.2), layout="constrained"
+            2, sharex=True, figsize=(6.4, 5.6), layout="constrained"
         )
         upper.plot(z, q.exp(), color=INDIGO, label="$q$")
         upper.plot(z, p.exp(), "--", color=ROSE, label="$p$")
