@@ -214,19 +214,26 @@ def keys_of_run(copy: Path, chapter: Path) -> list[str]:
 
     A run ends at the first cell that notices, so what it came to depends on that cell, those
     before it, and the files that it reads. Prose decides nothing, nor do a figure's alternative
-    text and the number under which a cell was run.
+    text and the number under which a cell was run. The live figures, and what is stored of them,
+    have no part in a chapter without any.
     """
+    notebook = json.loads(chapter.read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    has_widgets = any("widgets" in "".join(cell["source"]) for cell in cells)
     key = hashlib.sha256()
     for file in sorted(set(copy.rglob("*")) - set(copy.glob("book/*"))):
+        if copy / "vae_lib" / "widgets" in file.parents and not has_widgets:
+            continue
         if file.is_file() and file.name != "report.xml":
             key.update(f"{file.relative_to(copy)}\0".encode() + file.read_bytes() + b"\0")
+    if models := notebook["metadata"].get("widgets"):
+        key.update(json.dumps(models).encode() + b"\0")
     keys = []
-    for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code":
-            metadata = {name: value for name, value in cell["metadata"].items() if name != "mystnb"}
-            decisive = [cell["source"], cell["outputs"], metadata]
-            key.update(json.dumps(decisive).encode() + b"\0")
-            keys.append(key.hexdigest()[:32])
+    for cell in cells:
+        metadata = {name: value for name, value in cell["metadata"].items() if name != "mystnb"}
+        decisive = [cell["source"], cell["outputs"], metadata]
+        key.update(json.dumps(decisive).encode() + b"\0")
+        keys.append(key.hexdigest()[:32])
     return keys
 
 
