@@ -21,7 +21,7 @@ from vae_lib import VAE, bernoulli_log_likelihood, kl_to_standard_normal, plotti
 pytest.importorskip("anywidget")
 
 from vae_lib.widgets import LatentExplorer
-from vae_lib.widgets.explorer import pack, quantise
+from vae_lib.widgets.explorer import pack, quantise, rounded
 
 SMALL = VAE(hidden_dim=5, activation="gelu", generator=stream("small"))
 LABELS = torch.arange(12) % 10
@@ -134,20 +134,30 @@ def test_packed_weights_can_be_unpacked(shape):
     assert len(pack([layer, layer])) == 2 * len(pack([layer]))
 
 
+def test_the_rounded_model_is_the_packed_one(explorer, reference):
+    for vae, given in ((rounded(reference), explorer), (rounded(SMALL), small())):
+        packed = as_on_the_page(given).state_dict()
+        for name, value in vae.state_dict().items():
+            assert torch.equal(value, packed[name])
+    assert not torch.equal(rounded(SMALL).decoder.logits.weight, SMALL.decoder.logits.weight)
+    with pytest.raises(ValueError, match="^vae: expected a vae_lib.VAE"):
+        rounded(None)
+
+
 def test_the_weights_are_small_and_near_enough(explorer, reference, mnist):
     assert len(explorer.decoder_weights) < 0.73e6 < MIB
     assert len(explorer.decoder_weights) + len(explorer.encoder_weights) < 1.45e6 < 2 * MIB
-    rounded, x = as_on_the_page(explorer), mnist.test.pixels()
+    on_page, x = as_on_the_page(explorer), mnist.test.pixels()
     axis = torch.linspace(-4, 4, 65)
     with torch.no_grad():
         mu, log_var = reference.encode(x)
         z = torch.cat((torch.cartesian_prod(axis, axis), mu))
-        difference = (rounded.decode(z).sigmoid() - reference.decode(z).sigmoid()).abs().max()
+        difference = (on_page.decode(z).sigmoid() - reference.decode(z).sigmoid()).abs().max()
         assert 0.001 < difference < 0.005  # what the docstring says; 8 bits would give 0.08
         # With the same noise, each of the two terms.
         noise = torch.randn(len(x), 2, generator=stream("noise"))
         terms = []
-        for vae in (reference, rounded):
+        for vae in (reference, on_page):
             logits, mu, log_var = vae(x, noise=noise)
             terms.append((bernoulli_log_likelihood(x, logits), kl_to_standard_normal(mu, log_var)))
         of_reconstruction, of_kl = ((a - b).abs() for a, b in zip(*terms))
