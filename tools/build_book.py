@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INPUTS = ("_config.yml", "_toc.yml", "constraints.txt", "book/**/*", "tools/sphinx_ext/*.py")
+INPUTS = ("_config.yml", "_toc.yml", "constraints.txt", "book/**/*", "tools/sphinx_ext/**/*")
 # jupyter-book has no `python -m` form, and its script may not be on the path.
 JUPYTER_BOOK = (sys.executable, "-c", "from jupyter_book.cli.main import main; main()")
 
