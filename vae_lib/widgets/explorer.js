@@ -226,7 +226,7 @@ html[data-theme="dark"] .vx, body[data-jp-theme-light="false"] .vx {
   --ink: #e6edf3; --soft: #aab4be; --line: #768390; --hint: #3d444d; --face: #22272e;
   --mark: #79b8ff; }
 .vx *, .vx *::before { box-sizing: border-box; }
-.vx p, .vx dl, .vx dd, .vx dt { margin: 0; padding: 0; font: inherit; color: inherit; }
+.vx p { margin: 0; padding: 0; font: inherit; color: inherit; }
 .vx-row { display: grid; gap: 20px 28px; align-items: start; }
 .vx-row + .vx-row { margin-top: 20px; padding-top: 18px; border-top: 1px solid var(--hint); }
 .vx-side { display: grid; gap: 10px; align-content: start; min-width: 0; }
@@ -271,9 +271,8 @@ html[data-theme="dark"] .vx, body[data-jp-theme-light="false"] .vx {
 .vx .vx-examples button[aria-pressed="true"] { outline: 3px solid var(--mark); outline-offset: 0; }
 .vx-examples canvas { display: block; width: 100%; height: 100%; }
 .vx-terms { display: grid; grid-template-columns: auto auto 1fr; gap: 3px 14px; align-items: baseline; }
-.vx .vx-terms dd { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.vx .vx-terms dd + dd { text-align: left; color: var(--soft); font-size: 13px; white-space: normal; }
-.vx-terms .vx-sum { font-weight: 600; }
+.vx-value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.vx-sum { font-weight: 600; }
 .vx-sample { transition: transform 0.3s ease-out; }
 .vx-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap; }
@@ -288,9 +287,8 @@ html[data-theme="dark"] .vx, body[data-jp-theme-light="false"] .vx {
   .vx-four { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .vx-examples { grid-template-columns: repeat(10, minmax(0, 1fr)); }
   .vx-terms { grid-template-columns: 1fr auto; }
-  .vx .vx-terms dd + dd { grid-column: 1 / -1; margin-bottom: 6px; } }
+  .vx-terms .vx-note { grid-column: 1 / -1; margin-bottom: 6px; } }
 @media (prefers-reduced-motion: reduce) { .vx-sample { transition: none; } }
-@media print { .vx-buttons, .vx-key button { break-inside: avoid; } }
 `;
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -359,9 +357,9 @@ function render({ model, el }) {
   let [a, b] = farthest();
   let t = 0;
   let only = null; // the digit that alone is shown
-  let x = examples[0] || new Float32Array(NUM_PIXELS); // as drawn or picked
+  let picked = Math.floor(0.6 * examples.length); // a 6, if there are as many of each digit
+  let x = examples[picked]; // as drawn or picked
   let seen = x; // as the encoder sees it
-  let picked = examples.length ? 0 : null;
   let q = null; // { mu, logVar } of seen
   const normal = normalStream(5);
   let noise = [normal(), normal()];
@@ -474,7 +472,7 @@ function render({ model, el }) {
     if (sampling) { rest(); announceTerms(); } else sampleOn();
   } });
   const row = make("div", { class: "vx-examples", role: "group", "aria-label": "Pick a test image" });
-  const terms = make("dl", { class: "vx-terms", "data-part": "terms" });
+  const terms = make("div", { class: "vx-terms", "data-part": "terms" });
   const bottom = make("div", { class: "vx-row" },
     make("div", { class: "vx-side" },
       make("p", { class: "vx-title" }, "Draw a digit, or pick one"), row),
@@ -502,7 +500,8 @@ function render({ model, el }) {
     if (!labels.length) return "";
     const { digit, votes, of, distance } = vote(codes, labels, z);
     const far = distance > 0.5 ? `, but they are up to ${show(distance, 1)} away` : "";
-    return `${votes} of the ${of} nearest codes are of ${digit}${far}.`;
+    const share = votes === of ? `All ${of}` : `${votes} of the ${of}`;
+    return `${share} nearest codes are of ${digit}${far}.`;
   }
 
   // ---- the plane
@@ -762,12 +761,13 @@ function render({ model, el }) {
         "minus both terms: one sample; larger is better", "elbo"],
       ["mean estimate", show(-mean - kl, 1), n === 1 ? "over 1 sample" : `over ${n} samples`, "mean-elbo"]];
     terms.replaceChildren(...lines.flatMap(([name, value, note, part]) => [
-      make("dt", part === "elbo" ? { class: "vx-sum" } : {}, name),
-      make("dd", { "data-part": part, class: part === "elbo" ? "vx-sum" : "" }, `${value} nats`),
-      make("dd", {}, note)]));
+      make("span", { class: part === "elbo" ? "vx-sum" : "" }, name),
+      make("span", { class: part === "elbo" ? "vx-value vx-sum" : "vx-value", "data-part": part },
+        `${value} nats`),
+      make("span", { class: "vx-note" }, note)]));
     // For those who want all the digits.
     Object.assign(terms.dataset, {
-      x: seen === x ? "" : "centred", mu: q.mu, logVar: q.logVar, noise, sample,
+      mu: q.mu, logVar: q.logVar, noise, sample,
       reconstruction: cost, kl, count: n,
     });
   }
