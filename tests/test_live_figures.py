@@ -4,9 +4,6 @@ On a small project of their own, not on the book's pages.
 """
 
 import base64
-import contextlib
-import functools
-import http.server
 import importlib
 import json
 import os
@@ -15,19 +12,18 @@ import shutil
 import struct
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 import traitlets
+from browsing import served
 
 from vae_lib.widgets.base import LiveFigure
 
 ROOT = Path(__file__).parent.parent
 EXTENSIONS = ROOT / "tools" / "sphinx_ext"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -289,216 +285,176 @@ def test_what_cannot_be_shown_is_a_warning(tmp_path):
     assert VIEW not in html
 
 
-def test_a_page_that_shows_a_chapters_figure_follows_the_chapter(project, tmp_path):
-    source = tmp_path / "book"
-    shutil.copytree(project, source, ignore=shutil.ignore_patterns("_build"))
-    assert build(source) == ""
-    site = source / "_build" / "html"
-    before = figures_of(site, "index")
-    path = source / "chapters" / "figures.ipynb"
-    notebook = json.loads(path.read_text())
-    for model in notebook["metadata"]["widgets"][STATE]["state"].values():
-        if model["state"].get("count") == 8:
-            model["state"]["count"] = 9
-    path.write_text(json.dumps(notebook))
-    assert build(source) == ""
-    after = figures_of(site, "index")
-    digest = re.search('data-live="(\\w+)', after[0])[1]
-    assert '"count": 9' in (site / "_static" / "live" / f"{digest}.js").read_text()
-    old = re.search('data-live="(\\w+)', before[0])[1]
-    assert not (site / "_static" / "live" / f"{old}.js").exists()
-
-
 # In a browser -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """A browser, driven by Playwright. Without one the tests are skipped, under CI they fail."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        reason = f"no browser to look at live figures with: install one of {', '.join(BROWSERS)}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def served(site, tmp_path_factory):
+def below(site, tmp_path_factory):
     """The address of the site, which stands two folders below the top of its host."""
     top = tmp_path_factory.mktemp("host")
     (top / "a").mkdir()
     shutil.copytree(site, top / "a" / "b")
-    (top / "favicon.ico").touch()  # browsers ask for it
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(top))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/a/b"
-        server.shutdown()
-
-
-@contextlib.contextmanager
-def opened(browser, address, wait_until="load", **options):
-    """A page in a context of its own, with what it said on the console and what it asked for."""
-    context = browser.new_context(**options)
-    page = context.new_page()
-    page.said, page.asked = [], []
-    page.on("console", lambda message: page.said.append(message.text))
-    page.on("pageerror", lambda error: page.said.append(str(error)))
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.goto(address, wait_until=wait_until)
-    yield page
-    context.close()
+    with served(top) as url:
+        yield f"{url}/a/b"
 
 
 LIVE = '.live-figure[data-phase="live"]'
 
 
-@pytest.fixture(params=["served", "file"])
+@pytest.fixture(params=["below", "file"])
 def address(request, site):
-    return site.as_uri() if request.param == "file" else request.getfixturevalue("served")
+    return site.as_uri() if request.param == "file" else request.getfixturevalue("below")
 
 
-def test_figures_come_alive(browser, address):
-    with opened(browser, f"{address}/chapters/figures.html") as page:
-        page.wait_for_function(f"document.querySelectorAll('{LIVE}').length === 3")
-        first, second, again = page.locator(f"{LIVE} button").all()
-        assert first.inner_text() == '3 | a "quoted" </script> <b>, μ | 0.5 | -2 | -7'
-        assert second.inner_text().startswith("8 | ")
-        # The third shows the same model as the first: what changes in one is seen in the other.
-        first.click()
-        assert again.inner_text().startswith("4 | ")
-        assert second.inner_text().startswith("8 | ")
-        assert page.evaluate("document.body.dataset.started") == "2"
-        # Its style is there once; the picture is there, but neither seen nor read out.
-        assert first.evaluate("x => getComputedStyle(x).borderTopWidth") == "3px"
-        assert page.evaluate("document.head.querySelectorAll('style').length") == 1
-        assert not page.locator(f"{LIVE} > img").first.is_visible()
-        assert page.said == []
+def test_figures_come_alive(open_page, address):
+    page, log = open_page(f"{address}/chapters/figures.html")
+    page.wait_for_function(f"document.querySelectorAll('{LIVE}').length === 3")
+    first, second, again = page.locator(f"{LIVE} button").all()
+    assert first.inner_text() == '3 | a "quoted" </script> <b>, μ | 0.5 | -2 | -7'
+    assert second.inner_text().startswith("8 | ")
+    # The third shows the same model as the first: what changes in one is seen in the other.
+    first.click()
+    assert again.inner_text().startswith("4 | ")
+    assert second.inner_text().startswith("8 | ")
+    assert page.evaluate("document.body.dataset.started") == "2"
+    # Its style is there once; the picture is there, but neither seen nor read out.
+    assert first.evaluate("x => getComputedStyle(x).borderTopWidth") == "3px"
+    assert page.evaluate("document.head.querySelectorAll('style').length") == 1
+    assert not page.locator(f"{LIVE} > img").first.is_visible()
+    assert log.complaints == []
 
-        page.emulate_media(media="print")
-        assert page.locator(f"{LIVE} > img").first.is_visible()
-        assert not first.is_visible()
-
-
-def test_nothing_is_loaded_before_the_figure_comes_near(browser, served):
-    def loaded(page):
-        return [url for url in page.asked if "/_static/live/" in url]
-
-    with opened(browser, f"{served}/deep.html", wait_until="networkidle") as page:
-        assert loaded(page) == []
-        page.locator(".live-figure").scroll_into_view_if_needed()
-        page.wait_for_selector(LIVE)
-        assert len(loaded(page)) == 5
+    page.emulate_media(media="print")
+    assert page.locator(f"{LIVE} > img").first.is_visible()
+    assert not first.is_visible()
 
 
-def test_the_page_does_not_move_when_a_figure_comes_alive(browser, served):
-    with opened(browser, f"{served}/chapters/figures.html", java_script_enabled=False) as page:
-        height = page.locator(".live-figure").first.bounding_box()["height"]
-    with opened(browser, f"{served}/chapters/figures.html") as page:
-        page.wait_for_selector(LIVE)
-        assert page.locator(".live-figure").first.bounding_box()["height"] == height >= 220
+def test_nothing_is_loaded_before_the_figure_comes_near(open_page, below):
+    def loaded():
+        return [url for url in log.requests if "/_static/live/" in url]
+
+    page, log = open_page(f"{below}/deep.html")
+    page.wait_for_load_state("networkidle")
+    assert loaded() == []
+    page.locator(".live-figure").scroll_into_view_if_needed()
+    page.wait_for_selector(LIVE)
+    assert len(loaded()) == 5
 
 
-def test_without_javascript_there_is_the_picture(browser, address):
-    with opened(browser, f"{address}/chapters/figures.html", java_script_enabled=False) as page:
-        pictures = page.locator(".live-figure > img").all()
-        assert len(pictures) == 3 and all(picture.is_visible() for picture in pictures)
-        assert page.get_by_alt_text('A picture of <nothing> & "nobody"').count() == 3
+def test_the_page_does_not_move_when_a_figure_comes_alive(open_page, below):
+    page, log = open_page(f"{below}/chapters/figures.html", java_script_enabled=False)
+    height = page.locator(".live-figure").first.bounding_box()["height"]
+    page, log = open_page(f"{below}/chapters/figures.html")
+    page.wait_for_selector(LIVE)
+    assert page.locator(".live-figure").first.bounding_box()["height"] == height >= 220
 
 
-def test_another_page_shows_what_the_chapter_shows(browser, address):
-    with opened(browser, f"{address}/index.html") as page:
-        page.wait_for_selector(LIVE)
-        assert page.locator(f"{LIVE} button").inner_text().startswith("8 | ")
-        assert page.get_by_alt_text("Another text").count() == 1
+def test_without_javascript_there_is_the_picture(open_page, address):
+    page, log = open_page(f"{address}/chapters/figures.html", java_script_enabled=False)
+    pictures = page.locator(".live-figure > img").all()
+    assert len(pictures) == 3 and all(picture.is_visible() for picture in pictures)
+    assert page.get_by_alt_text('A picture of <nothing> & "nobody"').count() == 3
 
 
-def test_a_module_that_fails_leaves_the_picture_and_a_line(browser, address):
-    with opened(browser, f"{address}/chapters/wrong.html") as page:
-        page.wait_for_selector(LIVE)
-        page.wait_for_function("document.querySelectorAll('[data-phase=failed]').length === 2")
-        broken, failing, after = page.locator(".live-figure").all()
-        for figure, reason in ((broken, "Unexpected end of input"), (failing, "no such digit")):
-            assert figure.locator("img").is_visible()
-            note = figure.locator(".live-figure-note")
-            assert note.is_visible() and note.get_attribute("role") == "status"
-            assert note.inner_text().startswith(f"This figure is not live here: {reason}")
-        assert after.locator("button").inner_text().startswith("3 | ")
-        assert len(page.said) == 2
+def test_another_page_shows_what_the_chapter_shows(open_page, address):
+    page, log = open_page(f"{address}/index.html")
+    page.wait_for_selector(LIVE)
+    assert page.locator(f"{LIVE} button").inner_text().startswith("8 | ")
+    assert page.get_by_alt_text("Another text").count() == 1
 
 
-def test_a_file_that_is_missing_or_damaged_leaves_the_picture_and_a_line(browser, site, served):
+def test_a_module_that_fails_leaves_the_picture_and_a_line(open_page, address):
+    page, log = open_page(f"{address}/chapters/wrong.html")
+    page.wait_for_selector(LIVE)
+    page.wait_for_function("document.querySelectorAll('[data-phase=failed]').length === 2")
+    broken, failing, after = page.locator(".live-figure").all()
+    for figure, reason in ((broken, "Unexpected end of input"), (failing, "no such digit")):
+        assert figure.locator("img").is_visible()
+        note = figure.locator(".live-figure-note")
+        assert note.is_visible() and note.get_attribute("role") == "status"
+        assert note.inner_text().startswith(f"This figure is not live here: {reason}")
+    assert after.locator("button").inner_text().startswith("3 | ")
+    assert len(log.complaints) == 2
+
+
+def test_a_file_that_is_missing_or_damaged_leaves_the_picture_and_a_line(open_page, site, below):
     _, *parts = re.search('data-live="([^"]*)"', figures_of(site, "index")[0])[1].split()
     for answer, reason in (
         ({"status": 404}, "its data could not be loaded"),
         ({"body": "liveFigures.add("}, "its data are damaged"),
     ):
-        with opened(browser, "about:blank") as page:
-            page.route(f"**/{parts[-1]}.js", lambda route: route.fulfill(**answer))  # noqa: B023
-            page.goto(f"{served}/index.html")
-            note = page.locator(".live-figure-note")
-            note.wait_for()
-            assert reason in note.inner_text()
-            assert page.locator(".live-figure > img").is_visible()
-
-
-def test_a_figure_that_goes_is_cleaned_up(browser, served):
-    with opened(browser, f"{served}/index.html") as page:
-        page.wait_for_selector(LIVE)
-        page.evaluate("document.querySelector('.live-figure').liveFigure.remove()")
-        page.wait_for_function("document.body.dataset.closed")
-        assert page.evaluate("({...document.body.dataset})") == {
-            "started": "1", "gone": "yes", "aborted": "yes", "closed": "yes",
-        }  # fmt: skip
+        page, log = open_page("about:blank")
+        page.route(f"**/{parts[-1]}.js", lambda route: route.fulfill(**answer))  # noqa: B023
+        page.goto(f"{below}/index.html")
+        note = page.locator(".live-figure-note")
+        note.wait_for()
+        assert reason in note.inner_text()
         assert page.locator(".live-figure > img").is_visible()
-        assert page.locator("button").count() == 0
 
 
-def test_the_model_does_what_anywidget_promises(browser, served):
-    with opened(browser, f"{served}/index.html") as page:
-        page.wait_for_selector(LIVE)
-        said = page.evaluate(
-            """async () => {
-              const { model } = document.querySelector(".live-figure").liveFigure;
-              const said = [];
-              const one = (who, value) => said.push(["one", who === model, value]);
-              const two = () => said.push("two");
-              const any = () => said.push("any");
-              model.on("change:count change:label", one);
-              model.on("change:label", two);
-              model.on("change", any);
-              model.set("count", 1);
-              model.set("count", 1);
-              model.set({ count: 2, label: "x" });
-              said.push(model.get("count"), model.get("label"), model.get("nothing"));
-              model.set("list", [1, { a: 2 }]);
-              model.set("list", [1, { a: 2 }]);
-              model.set("list", [1, { a: 3 }]);
-              model.off("change:label", one);
-              model.set("label", "y");
-              model.off();
-              model.set("count", 3);
-              said.push(model.save_changes(), model.send({ a: 1 }));
-              return said;
-            }"""
-        )
-        assert said == [
-            ["one", True, 1], "any",
-            ["one", True, 2], ["one", True, "x"], "two", "any",
-            2, "x", None,
-            "any", "any",
-            "two", "any",
-            None, None,
-        ]  # fmt: skip
+def test_a_figure_that_goes_is_cleaned_up(open_page, below):
+    page, log = open_page(f"{below}/index.html")
+    page.wait_for_selector(LIVE)
+    page.evaluate("document.querySelector('.live-figure').liveFigure.remove()")
+    page.wait_for_function("document.body.dataset.closed")
+    assert page.evaluate("({...document.body.dataset})") == {
+        "started": "1", "gone": "yes", "aborted": "yes", "closed": "yes",
+    }  # fmt: skip
+    assert page.locator(".live-figure > img").is_visible()
+    assert page.locator("button").count() == 0
+
+
+def test_the_model_does_what_anywidget_promises(open_page, below):
+    page, log = open_page(f"{below}/index.html")
+    page.wait_for_selector(LIVE)
+    said = page.evaluate(
+        """async () => {
+          const { model } = document.querySelector(".live-figure").liveFigure;
+          const said = [];
+          const one = (who, value) => said.push(["one", who === model, value]);
+          const two = () => said.push("two");
+          const any = () => said.push("any");
+          model.on("change:count change:label", one);
+          model.on("change:label", two);
+          model.on("change", any);
+          model.set("count", 1);
+          model.set("count", 1);
+          model.set({ count: 2, label: "x" });
+          said.push(model.get("count"), model.get("label"), model.get("nothing"));
+          model.set("list", [1, { a: 2 }]);
+          model.set("list", [1, { a: 2 }]);
+          model.set("list", [1, { a: 3 }]);
+          model.off("change:label", one);
+          model.set("label", "y");
+          model.off();
+          model.set("count", 3);
+          said.push(model.save_changes(), model.send({ a: 1 }));
+          return said;
+        }"""
+    )
+    assert said == [
+        ["one", True, 1], "any",
+        ["one", True, 2], ["one", True, "x"], "two", "any",
+        2, "x", None,
+        "any", "any",
+        "two", "any",
+        None, None,
+    ]  # fmt: skip
+
+
+# The last, since it changes the book -------------------------------------------------------------
+
+
+def test_a_page_that_shows_a_chapters_figure_follows_the_chapter(project, site):
+    before = figures_of(site, "index")
+    path = project / "chapters" / "figures.ipynb"
+    notebook = json.loads(path.read_text())
+    for model in notebook["metadata"]["widgets"][STATE]["state"].values():
+        if model["state"].get("count") == 8:
+            model["state"]["count"] = 9
+    path.write_text(json.dumps(notebook))
+    assert build(project) == ""
+    digests = [re.search('data-live="(\\w+)', figures_of(site, "index")[0])[1]]
+    digests.append(re.search('data-live="(\\w+)', before[0])[1])
+    new, old = (site / "_static" / "live" / f"{digest}.js" for digest in digests)
+    assert '"count": 9' in new.read_text()
+    assert not old.exists()

@@ -5,8 +5,8 @@ the picture stands first, with its text alternative: it is what there is without
 print. A script of the book's own, live_static/live_figures.js, puts the live widget in its place.
 
 Why not Jupyter's widget manager? Its script is 3.6 MB (0.92 MB as it is transferred), of which a
-live figure needs nothing but the few functions that anywidget passes to a module; ours has 7 kB
-(2.6 kB). So only widgets of anywidget can be shown. Another one in a chapter is a warning, which
+live figure needs nothing but the few functions that anywidget passes to a module; ours has 9 kB
+(3.4 kB). So only widgets of anywidget can be shown. Another one in a chapter is a warning, which
 `make book` takes for an error, and so is a picture without a text alternative.
 
 A figure's state may be large (the weights of a network). It is not in the page but in scripts
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 class live_figure(nodes.General, nodes.Element):
-    """A live figure. Its only child is its picture; it names a notebook's path and a model in it."""
+    """A live figure: its picture, its only child; the path of a notebook; a model in that."""
 
 
 # What the notebooks hold --------------------------------------------------------------------------
