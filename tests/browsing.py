@@ -6,11 +6,14 @@ The fixtures `browser_path`, `browser`, `open_page` and `site_address` of confte
 import contextlib
 import functools
 import http.server
+import os
 import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
@@ -29,6 +32,16 @@ OWN_HOSTS = {"127.0.0.1", "localhost"}
 def find_browser():
     """The path of an installed browser of Chromium's family, or None."""
     return next(filter(None, map(shutil.which, (*BROWSERS, MAC_BROWSER))), None)
+
+
+def browser_or_skip():
+    """The path of a browser. Without one the test is skipped, but under CI it fails."""
+    if path := find_browser():
+        return path
+    reason = f"no browser to look at pages with: install one of {', '.join(BROWSERS)}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from browsing import ARGUMENTS, BROWSERS, find_browser, served, watch
+from browsing import ARGUMENTS, browser_or_skip, served, watch
 from filelock import FileLock
 from hypothesis import settings
 
@@ -60,12 +60,7 @@ def site_address(site):
 @pytest.fixture(scope="session")
 def browser_path():
     """A browser that can be run without a screen. Without it tests are skipped, under CI fail."""
-    if path := find_browser():
-        return path
-    reason = f"no browser to look at pages with: install one of {', '.join(BROWSERS)}"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    return browser_or_skip()
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,9 @@
-"""The built site: whole, readable without pictures, and loading nothing from another host."""
+"""The built site: whole, readable without pictures, and loading nothing from another host.
 
-import contextlib
-import functools
-import http.server
-import json
-import os
+These tests read the files. Those of test_pages.py open them in a browser.
+"""
+
 import re
-import shutil
-import subprocess
-import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,8 +11,6 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
-MAC_BROWSER = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 
 FOREIGN = re.compile(r"^\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 # Namespaces are names that merely look like addresses; a browser never asks for them.
@@ -72,10 +64,6 @@ class Page(HTMLParser):
     @property
     def anchors(self):
         return {a[key] for _, a in self.tags for key in ("id", "name") if key in a}
-
-    @property
-    def equations(self):
-        return [a for _, a in self.tags if "math" in a.get("class", "").split()]
 
 
 def loaded_from_elsewhere(html):
@@ -211,15 +199,6 @@ def test_a_broken_link_is_found(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def site():
-    """The folder of the site, built now unless it is up to date."""
-    command = [sys.executable, str(ROOT / "tools" / "build_book.py")]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return ROOT / "_build" / "html"
-
-
-@pytest.fixture(scope="session")
 def pages(site):
     """The text of every page, by its name."""
     found = {
@@ -258,128 +237,3 @@ def test_no_markup_is_left_unrendered(pages):
 
 def test_every_link_and_image_leads_somewhere(site):
     assert broken_links(site) == []
-
-
-# In a browser ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A browser that can be run without a screen. Without it tests are skipped, under CI fail."""
-    for name in (*BROWSERS, MAC_BROWSER):
-        if found := shutil.which(name):
-            return found
-    reason = f"no browser to look at the site with: install one of {', '.join(BROWSERS)}"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@contextlib.contextmanager
-def served(folder):
-    """Serve a folder on this machine; give its address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    with served(site) as url:
-        yield url
-
-
-def open_page(browser, url, folder):
-    """Open a page; return its content after its scripts ran and the hosts that it asked."""
-    log = folder / "network.json"
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-default-apps",
-        "--disable-extensions",
-        "--disable-sync",
-        "--no-first-run",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        f"--user-data-dir={folder / 'profile'}",
-        f"--log-net-log={log}",
-        "--virtual-time-budget=20000",
-        "--dump-dom",
-        url,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, asked_hosts(log.read_text(encoding="utf-8"))
-
-
-def wrong_equations(content):
-    """The number of equations that MathJax marks as wrong, or that use an unknown command."""
-    return sum(
-        attributes.get("data-mml-node") == "merror"
-        or (attributes.get("data-mml-node") == "mtext" and attributes.get("fill") == "red")
-        for attributes in Page(content).all("g")
-    )
-
-
-def asked_hosts(network_log):
-    """The hosts that pages, not the browser itself, asked something of."""
-    # A browser that is stopped may leave the list of events open.
-    text = network_log.strip().rstrip(",")
-    log = json.loads(text if text.endswith("}") and '"events"' in text else text + "]}")
-    names = {number: name for name, number in log["constants"]["logEventTypes"].items()}
-    hosts = set()
-    for event in log["events"]:
-        parameters = event.get("params", {})
-        if names[event["type"]] == "URL_REQUEST_START_JOB":
-            # What a browser asks on its own account is initiated by no page.
-            if parameters.get("initiator", "not an origin") != "not an origin":
-                hosts.add(urlsplit(parameters["url"]).hostname)
-    return hosts
-
-
-def test_pages_in_a_browser(browser, address, pages, tmp_path):
-    """Equations are typeset, without an error, and nothing is asked of another host."""
-    equations = 0
-    for number, name in enumerate(name for name in pages if name.startswith("book/")):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        content, hosts = open_page(browser, f"{address}/{name}", folder)
-        assert hosts <= {"127.0.0.1"}, name
-        expected = len(Page(pages[name]).equations)
-        equations += expected
-        assert content.count("<mjx-container") >= expected, name
-        assert wrong_equations(content) == 0, name
-    assert equations > 0
-
-
-def test_equations_are_typeset_in_a_page_opened_as_a_file(browser, site, pages, tmp_path):
-    name = max(pages, key=lambda name: len(Page(pages[name]).equations))
-    content, _ = open_page(browser, (site / name).as_uri(), tmp_path)
-    assert content.count("<mjx-container") >= len(Page(pages[name]).equations) > 0
-
-
-def test_a_page_that_asks_another_host_is_seen_in_the_browser(browser, tmp_path):
-    (tmp_path / "a.html").write_text('<script src="http://elsewhere.invalid/x.js"></script>')
-    with served(tmp_path) as url:
-        _, hosts = open_page(browser, f"{url}/a.html", tmp_path)
-    assert "elsewhere.invalid" in hosts
-
-
-def test_a_wrong_equation_is_seen_in_the_browser(browser, address, tmp_path):
-    equations = r"\(x^2\) \(\text{red}\) \(\nosuchcommand\) \(\frac{1}\) \(\left( x\)"
-    script = f'<script src="{address}/_static/mathjax/tex-svg.js"></script>'
-    (tmp_path / "a.html").write_text(f"{script}<p>{equations}</p>")
-    with served(tmp_path) as url:
-        content, _ = open_page(browser, f"{url}/a.html", tmp_path)
-    assert content.count("<mjx-container") == 5
-    assert wrong_equations(content) == 3

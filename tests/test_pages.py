@@ -1,0 +1,189 @@
+"""Every page of the site in a browser: wide and narrow, light and dark."""
+
+import shutil
+from dataclasses import asdict
+
+import browsing
+import pytest
+from page_checks import look_at
+
+# The lists of faults in a `Look`.
+CHECKS = ("complaints", "other_hosts", "images", "equations", "widths", "keyboard", "light", "dark")
+
+
+@pytest.fixture(scope="module")
+def context(browser):
+    made = browser.new_context(reduced_motion="reduce")
+    yield made
+    made.close()
+
+
+# Each check finds what it is for ----------------------------------------------------------------
+
+GOOD = """<!doctype html><html lang="en"><head><title>A page</title><style>
+html { background: white; color: black } a { color: #00e }
+@media (prefers-color-scheme: dark) { html { background: black; color: white } a { color: #aaf } }
+ .box { overflow-x: auto } .wide { width: 600px }
+#left { display: block; margin-left: -9em }
+@media (prefers-color-scheme: dark) { #dim { color: #444 } }
+</style></head><body><main><h1>A page</h1>
+<p>Some <a href="#x" id="x">words</a> and <code>code</code>.</p>
+<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" alt="A point">
+<div class="box" tabindex="0" role="region" aria-label="Wide"><p class="wide">wide</p></div>
+%s</main></body></html>"""
+
+
+def look_at_made_up(context, folder, content):
+    (folder / "a.html").write_text(GOOD % content)
+    with browsing.served(folder) as url:
+        return asdict(look_at(context, f"{url}/a.html"))
+
+
+def test_nothing_is_wrong_with_a_good_page(context, tmp_path):
+    found = look_at_made_up(context, tmp_path, "")
+    assert {name: found[name] for name in CHECKS if found[name]} == {}
+
+
+# What is put into the good page, the check that has to find it, and words of what it says.
+FAULTS = [
+    ("<script>console.error('bad')</script>", "complaints", "error: bad"),
+    ("<script>console.warn('odd')</script>", "complaints", "warning: odd"),
+    ("<script>throw Error('thrown')</script>", "complaints", "exception: thrown"),
+    ("<script>Promise.reject(Error('later'))</script>", "complaints", "exception: later"),
+    ("<script src='gone.js'></script>", "complaints", "404 for http://127.0.0.1"),
+    ("<script>fetch('http://host.invalid')</script>", "complaints", "failed request: http://host"),
+    ("<script>fetch('http://elsewhere.invalid')</script>", "other_hosts", "elsewhere.invalid"),
+    ("<script>new WebSocket('ws://socket.invalid')</script>", "other_hosts", "socket.invalid"),
+    (
+        "<script>addEventListener('scroll', () => fetch('http://scroll.invalid'))</script>",
+        "other_hosts",
+        "scroll.invalid",
+    ),
+    (
+        "<details ontoggle=\"fetch('http://opened.invalid')\"><summary>More</summary>x</details>",
+        "other_hosts",
+        "opened.invalid",
+    ),
+    (
+        "<button class='search-button__button' onclick=\"fetch('http://search.invalid')\">"
+        "Search</button>",
+        "other_hosts",
+        "search.invalid",
+    ),
+    ("<img src='gone.png' alt='Gone'>", "images", "gone.png"),
+    ("<p style='width: 400px'>wide</p>", "widths", "the page is 4"),
+    ("<div style='overflow: hidden'><p class='wide'>cut</p></div>", "widths", "p.wide from"),
+    ("<div style='overflow: hidden'><b id='left'>cut</b></div>", "widths", "b#left from -"),
+    ("<div class='box' id='keys'><p class='wide'>x</p></div>", "keyboard", "div.box#keys"),
+    ("<p id='pale' style='color: #999; background: #fff'>pale</p>", "light", "color-contrast: #pale"),
+    ("<pre><span id='code' style='color: #999'>code</span></pre>", "light", "color-contrast: #code"),
+    ("<button id='mute'></button>", "light", "button-name: #mute"),
+    ("<p id='dim'>dim</p>", "dark", "color-contrast: #dim"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad(context, tmp_path_factory):
+    """The `Look` at a page with all these faults, and enough text to scroll."""
+    content = "\n".join(fault for fault, _, _ in FAULTS) + "<p style='height: 3000px'>x</p>"
+    return look_at_made_up(context, tmp_path_factory.mktemp("bad"), content)
+
+
+@pytest.mark.parametrize("number", range(len(FAULTS)))
+def test_a_fault_is_found(bad, number):
+    fault, check, words = FAULTS[number]
+    assert any(words in line for line in bad[check]), f"{fault} not in {bad[check]}"
+
+
+def test_what_is_wrong_in_dark_colours_alone_is_found_in_them_alone(bad):
+    assert not any("#dim" in line for line in bad["light"])
+
+
+def test_wrong_equations_are_found(context, site, tmp_path):
+    shutil.copy(site / "_static" / "mathjax" / "tex-svg.js", tmp_path)
+    formulas = (r"x^2", r"\text{red}", r"\nosuchcommand", r"\frac{1}", r"\left( x")
+    content = "".join(rf"<p class='math'>\({formula}\)</p>" for formula in formulas)
+    page = "<script src='tex-svg.js'></script>" + content
+    found = look_at_made_up(context, tmp_path, page)
+    assert (found["formulas"], found["equations"]) == (5, ["3 cannot be read"])
+    found = look_at_made_up(context, tmp_path, page + "<p class='math'>forgotten</p>")
+    assert "5 of 6 are typeset" in found["equations"]
+
+
+def test_without_a_browser_tests_are_skipped_but_fail_under_ci(monkeypatch):
+    monkeypatch.setattr(browsing, "find_browser", lambda: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no browser .* install one of chromium,"):
+        browsing.browser_or_skip()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no browser"):
+        browsing.browser_or_skip()
+
+
+# The book's pages -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looks(context, site, site_address):
+    """A `Look` at each page, by the page's name."""
+    names = sorted(
+        path.relative_to(site).as_posix()
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    )
+    assert {"index.html", "search.html", "genindex.html", "book/intro.html"} < set(names)
+    names.remove("index.html")
+    return {name: look_at(context, f"{site_address}/{name}") for name in names}
+
+
+def faults(looks, check):
+    """What a check found, by page."""
+    return {name: getattr(look, check) for name, look in looks.items() if getattr(look, check)}
+
+
+def test_no_page_has_an_error_or_a_warning(looks):
+    assert faults(looks, "complaints") == {}
+
+
+def test_no_page_asks_another_host(looks):
+    assert faults(looks, "other_hosts") == {}
+
+
+def test_every_image_is_shown(looks):
+    assert faults(looks, "images") == {}
+
+
+def test_every_equation_is_typeset_without_an_error(looks):
+    assert sum(look.formulas for look in looks.values()) > 1000
+    assert faults(looks, "equations") == {}
+
+
+def test_no_page_is_wider_than_a_phone(looks):
+    assert faults(looks, "widths") == {}
+
+
+def test_no_serious_violation_in_light_colours(looks):
+    assert faults(looks, "light") == {}
+
+
+def test_no_serious_violation_in_dark_colours(looks):
+    assert {tuple(look.themes) for look in looks.values()} == {("light", "dark")}
+    assert faults(looks, "dark") == {}
+
+
+def test_what_scrolls_on_a_phone_does_so_by_keyboard(looks):
+    assert faults(looks, "keyboard") == {}
+
+
+def test_the_first_page_is_the_introduction(open_page, site_address):
+    page, log = open_page(f"{site_address}/index.html")
+    page.wait_for_url("**/book/intro.html")
+    assert (log.complaints, log.other_hosts) == ([], [])
+
+
+def test_a_page_opened_as_a_file_is_whole(open_page, site, looks):
+    name = max(looks, key=lambda name: looks[name].formulas)
+    page, log = open_page((site / name).as_uri())
+    page.evaluate("MathJax.startup.promise")
+    assert page.locator(".math mjx-container").count() >= looks[name].formulas > 0
+    assert (log.complaints, log.other_hosts) == ([], [])
