@@ -3,9 +3,7 @@
 import base64
 import io
 import json
-import os
 import re
-import shutil
 
 import matplotlib
 
@@ -15,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from browsing import watch
 from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
@@ -149,12 +148,13 @@ def test_the_divergences_are_those_of_torch(values):
 
 def gradients(figure):
     """The exact gradient and the two estimates, by differentiation."""
-    mu = torch.tensor(figure.mu, dtype=torch.float64, requires_grad=True)
     epsilon = torch.tensor(figure.noise, dtype=torch.float64)
-    z = (mu + figure.sigma * epsilon).detach()
-    pathwise = torch.func.jacrev(lambda mu: (mu + figure.sigma * epsilon) ** 2)(mu.detach())
-    of_log_q = torch.func.jacrev(lambda mu: Normal(mu, figure.sigma).log_prob(z))(mu.detach())
-    return {"pathwise": pathwise, "score": z**2 * of_log_q}
+    mu = torch.full_like(epsilon, figure.mu).requires_grad_()  # for each draw its own
+    z = mu + figure.sigma * epsilon
+    (pathwise,) = torch.autograd.grad((z**2).sum(), mu)
+    log_q = Normal(mu, figure.sigma).log_prob(z.detach())
+    (of_log_q,) = torch.autograd.grad(log_q.sum(), mu)
+    return {"pathwise": pathwise, "score": z.detach() ** 2 * of_log_q}
 
 
 def test_the_estimates_are_those_of_the_definitions():
@@ -229,42 +229,27 @@ def state_of(figure):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium here, and under CI there has to be one")
-        pytest.skip("no Chromium here: the live figures are not tried in a browser")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def page(browser, tmp_path_factory):
     """All three on one page, opened from a file."""
     states = {name: state_of(make()) for name, make in MAKERS.items()}
     path = tmp_path_factory.mktemp("figures") / "page.html"
     text = json.dumps(states, default=list).replace("</", "<\\/")
     path.write_text(PAGE.replace("STATES", text, 1), encoding="utf-8")
-    page = browser.new_page(viewport={"width": 1000, "height": 900})
-    page.set_default_timeout(5000)
-    page.problems = []
-    page.on("console", lambda m: page.problems.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.log = watch(page)
     page.goto(path.as_uri())
     page.wait_for_function("window.ready")
-    return page
+    yield page
+    context.close()
 
 
 @pytest.fixture(autouse=True)
-def no_problem(request):
+def no_complaint(request):
     yield
     if "page" in request.fixturenames:
-        assert request.getfixturevalue("page").problems == []
+        assert request.getfixturevalue("page").log.complaints == []
 
 
 def shown(page, figure, quantity):
@@ -478,3 +463,42 @@ def test_a_figure_that_is_taken_away_leaves_nothing(page):
         assert page.locator(f"#{name} *").count() == 0
         heard = page.evaluate("name => Object.values(models[name].heard).flat().length", name)
         assert heard == 0
+
+
+# On the book's pages -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chapter", "shows"),
+    [
+        ("02_architecture", [{"exact": "2.00", "pathwise_mean": "2.381"}]),
+        ("03_elbo", [{"kl_qp": "0.918", "kl_pq": "6.114"}, {"total": "143.11", "best_t": "1.00"}]),
+    ],
+)
+def test_on_the_page_of_its_chapter_it_is_live_and_whole(site, open_page, chapter, shows):
+    url = (site / "book" / f"{chapter}.html").as_uri()
+    page, log = open_page(url, viewport={"width": 360, "height": 740})
+    figures = page.locator(".live-figure")
+    assert figures.count() == len(shows)
+    for i, quantities in enumerate(shows):
+        figure = figures.nth(i)
+        figure.scroll_into_view_if_needed()
+        frame = figure.locator(".vae-figure")
+        frame.wait_for()
+        for name, value in quantities.items():
+            assert frame.locator(f"[data-quantity={name}]").inner_text() == value
+        slider = frame.get_by_role("slider").first
+        before = frame.get_by_role("img").first.get_attribute("aria-label")
+        slider.press("ArrowRight")
+        assert frame.get_by_role("img").first.get_attribute("aria-label") != before
+        # The page has styles of its own, which must not pull the figure apart.
+        outer = frame.bounding_box()
+        edges = frame.evaluate(
+            "(node) => [...node.querySelectorAll('*')]"
+            ".filter((n) => !n.closest('svg svg, .vf-hidden'))"
+            ".map((n) => n.getBoundingClientRect()).map((r) => [r.left, r.right])"
+        )
+        assert min(left for left, _ in edges) >= outer["x"]
+        assert max(right for _, right in edges) <= outer["x"] + outer["width"]
+    assert [text for text in log.complaints if "theme mode" not in text] == []
+    assert log.other_hosts == []
