@@ -328,6 +328,43 @@ def test_figures_come_alive(open_page, address):
     assert not first.is_visible()
 
 
+def test_a_view_answers_for_its_own_listeners_only(open_page, below):
+    page, log = open_page(f"{below}/chapters/figures.html")
+    page.wait_for_function(f"document.querySelectorAll('{LIVE}').length === 3")
+    texts = page.evaluate(
+        """async () => {
+          const [first, , third] = document.querySelectorAll(".live-figure");
+          const [one, three] = [first, third].map((figure) => figure.querySelector("button"));
+          const texts = [];
+          const say = () => texts.push(one.textContent[0] + three.textContent[0]);
+          say();
+          third.liveFigure.model.set("count", 4);
+          say();
+          const { model } = third.liveFigure;
+          await third.liveFigure.remove(); // it hears of nothing any more
+          model.set("count", 5);
+          say();
+          first.liveFigure.model.off(); // nor does the other now
+          model.set("count", 6);
+          say();
+          return [...texts, document.body.dataset.closed];
+        }"""
+    )
+    assert texts == ["33", "44", "54", "54", None]
+    # The model itself ends with its last view, not before.
+    page.evaluate("document.querySelector('.live-figure').liveFigure.remove()")
+    page.wait_for_function("document.body.dataset.closed === 'yes'")
+
+
+def test_off_leaves_the_listeners_of_other_views(open_page, below):
+    page, log = open_page(f"{below}/chapters/figures.html")
+    page.wait_for_function(f"document.querySelectorAll('{LIVE}').length === 3")
+    page.evaluate("document.querySelector('.live-figure').liveFigure.model.off()")
+    page.locator(f"{LIVE} button").first.click()
+    texts = [button.inner_text() for button in page.locator(f"{LIVE} button").all()]
+    assert [text[0] for text in texts] == ["3", "8", "4"]
+
+
 def test_nothing_is_loaded_before_the_figure_comes_near(open_page, below):
     def loaded():
         return [url for url in log.requests if "/_static/live/" in url]
@@ -369,6 +406,7 @@ def test_a_module_that_fails_leaves_the_picture_and_a_line(open_page, address):
     broken, failing, after = page.locator(".live-figure").all()
     for figure, reason in ((broken, "Unexpected end of input"), (failing, "no such digit")):
         assert figure.locator("img").is_visible()
+        assert figure.locator(".live-figure-view").count() == 0
         note = figure.locator(".live-figure-note")
         assert note.is_visible() and note.get_attribute("role") == "status"
         assert note.inner_text().startswith(f"This figure is not live here: {reason}")
@@ -445,16 +483,19 @@ def test_the_model_does_what_anywidget_promises(open_page, below):
 
 
 def test_a_page_that_shows_a_chapters_figure_follows_the_chapter(project, site):
-    before = figures_of(site, "index")
+    def state_file(page):
+        name = re.search(r'data-live="(\w+)', figures_of(site, page)[0])[1]
+        return site / "_static" / "live" / f"{name}.js"
+
+    gone = state_file("index")
     path = project / "chapters" / "figures.ipynb"
     notebook = json.loads(path.read_text())
     for model in notebook["metadata"]["widgets"][STATE]["state"].values():
-        if model["state"].get("count") == 8:
-            model["state"]["count"] = 9
+        if "count" in model["state"]:
+            model["state"]["count"] += 6
     path.write_text(json.dumps(notebook))
     assert build(project) == ""
-    digests = [re.search('data-live="(\\w+)', figures_of(site, "index")[0])[1]]
-    digests.append(re.search('data-live="(\\w+)', before[0])[1])
-    new, old = (site / "_static" / "live" / f"{digest}.js" for digest in digests)
-    assert '"count": 9' in new.read_text()
-    assert not old.exists()
+    # Not only the page with the contents, which is written again whenever a chapter is.
+    assert '"count": 9' in state_file("deep").read_text()
+    assert '"count": 14' in state_file("index").read_text()
+    assert not gone.exists()

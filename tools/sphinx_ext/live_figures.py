@@ -207,7 +207,8 @@ class LiveFigureDirective(SphinxDirective):
         folder = Path(self.env.mystnb_config.output_folder)
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{hashlib.sha256(content).hexdigest()}.png"
-        file.write_bytes(content)
+        if not file.exists():  # a newer one would make other pages that show it look outdated
+            file.write_bytes(content)
         above = Path(self.env.srcdir).resolve()
         uri = "/" + Path(posixpath.relpath(file.as_posix(), above.as_posix())).as_posix()
         return nodes.image("", uri=uri, alt=alt)
