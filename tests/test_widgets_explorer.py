@@ -528,15 +528,18 @@ def test_keys(open_explorer, address, reference):
     page = open_explorer(address)
     plane = part(page, "plane")
     plane.focus()
+    top = page.evaluate("scrollY")
     for key, expected in (
         ("ArrowRight", [0.1, 0]), ("ArrowUp", [0.1, 0.1]), ("Shift+ArrowLeft", [-0.4, 0.1]),
         ("Shift+ArrowDown", [-0.4, -0.4]), ("ArrowLeft", [-0.5, -0.4]),
+        ("ArrowDown", [-0.5, -0.5]), ("ArrowDown", [-0.5, -0.6]),
     ):  # fmt: skip
         page.keyboard.press(key)
         assert z_of(page) == pytest.approx(expected)
-    assert_decoded(page, "decoded", reference, [-0.5, -0.4])
-    wait_for_live(page, r"^z = \(−0\.50, −0\.40\)\. (All|\d+ of the) 15 nearest codes are of \d\.$")
+    assert_decoded(page, "decoded", reference, [-0.5, -0.6])
+    wait_for_live(page, r"^z = \(−0\.50, −0\.60\)\. (All|\d+ of the) 15 nearest codes are of \d\.$")
     assert part(page, "z1").input_value() == "-0.50"
+    assert page.evaluate("scrollY") == top  # the page has stood still
     page.keyboard.press("Home")
     assert z_of(page) == [0, 0]
     assert page.evaluate("leaked") == ["Shift", "Shift"]  # a notebook sees nothing of the rest
