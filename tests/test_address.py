@@ -248,7 +248,7 @@ def buttons(page):
 
 
 def test_the_buttons_lead_where_the_services_want_it(small_site):
-    binder, hub, colab, repository, issue = buttons(small_site / "book" / "01_data.html")
+    colab, binder, hub, repository, issue = buttons(small_site / "book" / "01_data.html")
     path = "book/01_data.ipynb"
     assert repository == ADDRESS
     assert issue.startswith(f"{ADDRESS}/issues/new?")

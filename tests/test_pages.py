@@ -85,7 +85,8 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def bad(context, tmp_path_factory):
     """The `Look` at a page with all these faults, and enough text to scroll."""
-    content = "\n".join(fault for fault, _, _ in FAULTS) + "<p style='height: 3000px'>x</p>"
+    faulty = "\n".join(fault for fault, _, _ in FAULTS)
+    content = f"{faulty}<p style='height: 3000px'>long</p>"
     return look_at_made_up(context, tmp_path_factory.mktemp("bad"), content)
 
 

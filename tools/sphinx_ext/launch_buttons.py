@@ -58,6 +58,15 @@ def set_buttons(app: Sphinx, config: Config) -> None:
     launch["jupyterhub_url"] = hub
 
 
+def colab_first(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Put the service that asks for no set-up, and starts soonest, at the top of the menu."""
+    for group in context.get("header_buttons", ()):
+        if group.get("label") == "launch-buttons":
+            group["buttons"].sort(key=lambda button: button["text"] != "Colab")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", set_buttons)
+    # After the theme has made the buttons, at 501.
+    app.connect("html-page-context", colab_first, priority=600)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
