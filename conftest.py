@@ -22,13 +22,28 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
-from nb_compare import Comparison, Tolerance, cell_tolerance, expects_error, notebook_faults
+from nb_compare import (
+    Comparison,
+    Tolerance,
+    WidgetModels,
+    cell_tolerance,
+    expects_error,
+    notebook_faults,
+    stored_models,
+)
 
 
 def compare_outputs(cell, new, stored):
     """Compare all outputs of a cell; nbval prints the differences below the cell's source."""
     tolerance = cell_tolerance(cell.cell.metadata)
-    comparison = Comparison(stored, new, tolerance, error_expected=expects_error(cell.cell))
+    comparison = Comparison(
+        stored,
+        new,
+        tolerance,
+        error_expected=expects_error(cell.cell),
+        stored_models=stored_models(cell.parent.nb),
+        new_models=widget_models(cell.parent).models,
+    )
     cell.comparison_traceback = comparison.differences
     if path := os.environ.get("VAE_BOOK_REPORT"):
         record = {
@@ -64,9 +79,11 @@ def get_kernel_message(notebook_file, *args, nbval_get=IPyNbFile.get_kernel_mess
     """A kernel's next message; one that updates an earlier display changes that display's data.
 
     nbval knows no updates, and would compare what a progress bar showed at first with what the
-    notebook holds, which is what it showed last.
+    notebook holds, which is what it showed last. Nor does it know what widgets are: their models,
+    which messages make and change, are kept with the file.
     """
     message = nbval_get(notebook_file, *args, **kwargs)
+    widget_models(notebook_file).handle(message)
     content = message["content"]
     display_id = content.get("transient", {}).get("display_id")
     if display_id is not None:
@@ -78,6 +95,11 @@ def get_kernel_message(notebook_file, *args, nbval_get=IPyNbFile.get_kernel_mess
             # Already a NotebookNode: nbval would put a copy of a plain dictionary in the output.
             content["data"] = displays[display_id] = from_dict(content["data"])
     return message
+
+
+def widget_models(notebook_file):
+    """The models of the widgets that a file's kernel has made so far."""
+    return notebook_file.__dict__.setdefault("widget_models", WidgetModels())
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Compare what a notebook cell printed and drew when it was committed with what it does now.
 
 Everything is compared: the words exactly, the numbers to one unit of their last digit, the figures
-by their pixels. A cell that needs a wider tolerance declares it in its metadata:
+by their pixels, and of a widget the state that its models had when the cell ended. A cell that
+needs a wider tolerance declares it in its metadata:
 
-    {"vae_book": {"rtol": 1e-3, "atol": 1e-2, "rms": 5.0, "integers": true}}
+    {"vae_book": {"rtol": 1e-3, "atol": 1e-2, "rms": 5.0, "integers": true,
+                  "buffers": {"codes": "float32"}}}
 
 Numbers are found by our own expression, not by pytest-doctestplus' OutputChecker with FLOAT_CMP.
 We measured the checker (1.7.1) and it is at once too loose and too strict. It takes as equal: nan
@@ -13,12 +15,15 @@ and nan, inf and inf, "+1.5" and "1.5", "x =    2.0" and "x = 2.0", "1.0", an em
 """
 
 import base64
+import binascii
+import copy
 import difflib
 import io
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,9 @@ from matplotlib.testing.compare import calculate_rms
 from PIL import Image
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+# How a trait of a widget's model refers to another model: this and the other's name.
+MODEL_REFERENCE = "IPY_MODEL_"
 
 # What differs between two machines, or two runs, without any result being different.
 SANITISERS = (
@@ -85,12 +93,18 @@ class Tolerance:
     and one point that moves among 10,000 others 2.9.
 
     Integers must be equal unless integers is true; then they are numbers like the others.
+
+    A widget's binary traits must be equal byte for byte. Where buffers says of what kind a trait's
+    numbers are ("float32", "int16", …; little-endian, as NumPy names them), they may deviate by
+    atol + rtol · |stored|, integers among them only if integers is true: they have no last digit.
+    A value within a trait is named by its path, "weights.0".
     """
 
     rtol: float = 0.0
     atol: float = 0.0
     rms: float = 2.0
     integers: bool = False
+    buffers: Mapping[str, str] = field(default_factory=dict)
 
     def of_number(self, magnitude: float, unit: float) -> float:
         """How far a number may lie from the stored one, whose magnitude is given."""
@@ -101,19 +115,26 @@ class Tolerance:
 # With rtol = 1, zero would agree with everything; 128 is the distance of black from mid-grey.
 _LIMITS = {"rtol": 1.0, "atol": math.inf, "rms": 128.0}
 
+_NUMBER_KINDS = ("float16", "float32", "float64")
+_NUMBER_KINDS += tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32))
+
 
 def cell_tolerance(metadata: Mapping[str, Any]) -> Tolerance:
     """The tolerance that a cell's metadata declare under "vae_book", else the default one."""
     declared = metadata.get("vae_book", {})
     if not isinstance(declared, Mapping):
         raise ValueError(f"metadata vae_book: expected a table of tolerances, got {declared!r}")
-    known = [field.name for field in fields(Tolerance)]
+    known = [each.name for each in fields(Tolerance)]
     for key, value in declared.items():
         if key not in known:
             raise ValueError(f"metadata vae_book: expected keys {', '.join(known)}, got {key!r}")
         if key == "integers":
             if not isinstance(value, bool):
                 raise ValueError(f"metadata vae_book: integers: expected a bool, got {value!r}")
+        elif key == "buffers":
+            if not isinstance(value, Mapping) or not set(value.values()) <= set(_NUMBER_KINDS):
+                expected = f"names of traits, each with one of {', '.join(_NUMBER_KINDS)}"
+                raise ValueError(f"metadata vae_book: buffers: expected {expected}, got {value!r}")
         elif type(value) not in (int, float) or not 0 <= value < _LIMITS[key]:
             expected = f"a finite number from 0 to below {_LIMITS[key]:g}"
             raise ValueError(f"metadata vae_book: {key}: expected {expected}, got {value!r}")
@@ -154,11 +175,89 @@ def compare_cell_outputs(
     stored: Sequence[Mapping],
     new: Sequence[Mapping],
     tolerance: Tolerance = Tolerance(),
-    *,
-    error_expected: bool = False,
+    **more: Any,
 ) -> list[str]:
-    """The differences between two lists of outputs, one message for each; empty if they agree."""
-    return Comparison(stored, new, tolerance, error_expected=error_expected).differences
+    """The differences between two lists of outputs, one message for each; empty if they agree.
+
+    more: what else `Comparison` takes.
+    """
+    return Comparison(stored, new, tolerance, **more).differences
+
+
+# The models of widgets ----------------------------------------------------------------------------
+#
+# What a widget shows is not in the output, which names a model only. The models are in the
+# notebook's metadata; a kernel tells of them in messages of their own.
+
+
+class WidgetModels:
+    """The models of a kernel's widgets, kept up to date by the kernel's messages.
+
+    models: by name, each as a notebook's metadata hold it: model_name, model_module,
+        model_module_version, state, and buffers where it has binary traits.
+    """
+
+    def __init__(self):
+        self.models: dict[str, dict] = {}
+
+    def handle(self, message: Mapping) -> None:
+        """Take in a message from the kernel's iopub channel, if it is about a widget."""
+        content, kind = message["content"], message["msg_type"]
+        if kind == "comm_open" and content.get("target_name") == "jupyter.widget":
+            self.models[content["comm_id"]] = {"state": {}}
+        model, data = self.models.get(content.get("comm_id")), content.get("data", {})
+        if kind not in ("comm_open", "comm_msg") or model is None or "state" not in data:
+            return
+        paths = data.get("buffer_paths", [])
+        new = copy.deepcopy(dict(data["state"]))
+        # A trait may have become binary, or have been so before.
+        changed = {*new, *(path[0] for path in paths)}
+        kept = {name: value for name, value in model["state"].items() if name not in changed}
+        model["state"] = kept | new
+        for key in ("model_name", "model_module", "model_module_version"):
+            model[key] = model["state"].get(f"_{key}")
+        buffers = [each for each in model.pop("buffers", []) if each["path"][0] not in changed]
+        for path, buffer in zip(paths, message.get("buffers", []), strict=True):
+            text = base64.b64encode(buffer).decode("ascii")
+            buffers.append({"data": text, "encoding": "base64", "path": list(path)})
+        if buffers:
+            model["buffers"] = sorted(buffers, key=lambda each: list(map(str, each["path"])))
+
+
+def stored_models(notebook: Mapping) -> dict[str, dict]:
+    """The models of widgets that a notebook's metadata hold, by name."""
+    return notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+
+
+def views(outputs: Iterable[Mapping]) -> Iterator[dict]:
+    """The views of widgets among outputs, each with the name of its model under model_id."""
+    for output in outputs:
+        if WIDGET_VIEW in output.get("data", {}):
+            yield output["data"][WIDGET_VIEW]
+
+
+def models_shown(outputs: Iterable[Mapping], models: Mapping[str, dict]) -> dict[str, dict]:
+    """The models that the views among outputs show, and those that these refer to, in order."""
+    shown: dict[str, dict] = {}
+    waiting = [view["model_id"] for view in views(outputs)]
+    while waiting:
+        name = waiting.pop(0)
+        if name in models and name not in shown:
+            shown[name] = models[name]
+            waiting += _references(models[name]["state"])
+    return shown
+
+
+def _references(value: Any) -> list[str]:
+    """The names of the models that a trait's value refers to."""
+    if isinstance(value, str):
+        return [value.removeprefix(MODEL_REFERENCE)] if value.startswith(MODEL_REFERENCE) else []
+    if isinstance(value, Mapping):
+        value = [value[key] for key in sorted(value)]
+    return [name for each in value for name in _references(each)] if isinstance(value, list) else []
+
+
+# The comparison -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -196,6 +295,7 @@ class Comparison:
 
     stored, new: outputs as nbformat reads them.
     error_expected: whether an error may be among the outputs.
+    stored_models, new_models: the models of the widgets that the outputs show, by name.
 
     differences: one message for each.
     largest_ratio: the largest deviation, of a number or a figure, in units of its tolerance.
@@ -209,9 +309,13 @@ class Comparison:
         tolerance: Tolerance = Tolerance(),
         *,
         error_expected: bool = False,
+        stored_models: Mapping[str, dict] | None = None,
+        new_models: Mapping[str, dict] | None = None,
     ):
         self.tolerance = tolerance
         self.error_expected = error_expected
+        self._models = stored_models or {}, new_models or {}
+        self._compared_models: set[tuple[str, str]] = set()
         self.differences: list[str] = []
         self.deviations: list[Deviation] = []
 
@@ -261,9 +365,10 @@ class Comparison:
         elif mime.startswith("text/") or mime in _TEXTS:
             self._compare_text(where, stored, new)
         elif mime == WIDGET_VIEW:
-            # The kernel draws the model's name anew in every run.
-            views = (dict(view, model_id="<model>") for view in (stored, new))
-            self._compare_json(where, *views)
+            # The kernel draws the model's name anew in every run: the models themselves count.
+            unnamed = (dict(view, model_id="<model>") for view in (stored, new))
+            self._compare_json(where, *unnamed)
+            self._compare_model("model", stored.get("model_id"), new.get("model_id"))
         elif mime == "application/json" or mime.endswith("+json"):
             self._compare_json(where, stored, new)
         elif stored != new:
@@ -283,6 +388,93 @@ class Comparison:
             self._compare_text(where, repr(stored), repr(new))
         elif stored is not new:  # what is left to be equal is None
             self.differences.append(f"{where}: stored {stored!r}, new {new!r}")
+
+    def _compare_model(self, where: str, stored: str, new: str) -> None:
+        """Compare two models of widgets, given by name, and those that they refer to."""
+        if (stored, new) in self._compared_models:
+            return
+        self._compared_models.add((stored, new))
+        old, now = (models.get(name) for models, name in zip(self._models, (stored, new)))
+        if old is None or now is None:
+            which = "stored with the notebook" if old is None else "in the new run"
+            self.differences.append(f"{where}: there is no state of it {which}")
+            return
+        for name, values in self._in_both(f"trait of {where}", _traits(old), _traits(now)):
+            self._compare_trait(f"{where}.{name}", *values)
+        buffers = ({_path(x): x["data"] for x in each.get("buffers", [])} for each in (old, now))
+        for name, values in self._in_both(f"binary trait of {where}", *buffers):
+            self._compare_buffer(f"{where}.{name}", self.tolerance.buffers.get(name), *values)
+
+    def _in_both(self, what: str, stored: dict, new: dict) -> Iterator[tuple[str, tuple]]:
+        """What stands under the same name in both; reports what does not."""
+        self.differences += [f"missing {what}: {name}" for name in sorted(set(stored) - set(new))]
+        self.differences += [f"extra {what}: {name}" for name in sorted(set(new) - set(stored))]
+        for name in sorted(set(stored) & set(new)):
+            yield name, (stored[name], new[name])
+
+    def _compare_trait(self, where: str, stored: Any, new: Any) -> None:
+        """Compare two values: their numbers within the tolerance, their texts exactly.
+
+        Among the texts is the widget's module, whose numbers are no results.
+        """
+        both = (stored, new)
+        if all(isinstance(value, str) for value in both):
+            names = [value.removeprefix(MODEL_REFERENCE) for value in both]
+            if all(value.startswith(MODEL_REFERENCE) for value in both):
+                self._compare_model(where, *names)
+            elif stored != new:
+                start = max(0, len(os.path.commonprefix(both)) - 20)
+                parts = (repr(value[start : start + 80]) for value in both)
+                place = f"{where}, compared exactly, from character {start}"
+                self.differences.append("\n    ".join([place, *parts]))
+        elif all(isinstance(value, Mapping) for value in both) and set(stored) == set(new):
+            for key in stored:
+                self._compare_trait(f"{where}.{key}", stored[key], new[key])
+        elif all(isinstance(value, list) for value in both):
+            if len(stored) != len(new):
+                self.differences.append(f"{where}: {len(stored)} values stored, {len(new)} new")
+                return
+            for index, values in enumerate(zip(stored, new, strict=True)):
+                self._compare_trait(f"{where}[{index}]", *values)
+        else:
+            self._compare_json(where, stored, new)
+
+    def _compare_buffer(self, where: str, kind: str | None, stored: str, new: str) -> None:
+        """Compare two base64-encoded buffers that hold numbers of the given kind."""
+        try:
+            old, now = (base64.b64decode(text, validate=True) for text in (stored, new))
+        except binascii.Error as error:
+            self.differences.append(f"{where}: cannot be decoded: {error}")
+            return
+        if len(old) != len(now):
+            self.differences.append(f"{where}: {len(old)} bytes stored, {len(now)} in the new run")
+            return
+        exactly = kind is None or ("int" in kind and not self.tolerance.integers)
+        dtype = np.dtype(kind or "uint8").newbyteorder("<")
+        if len(old) % dtype.itemsize:
+            self.differences.append(f"{where}: {len(old)} bytes are no numbers of kind {kind}")
+            return
+        a, b = (np.frombuffer(data, dtype).astype(float) for data in (old, now))
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            self.differences.append(f"{where}: a number that is not finite")
+            return
+        sizes, magnitudes = np.abs(b - a), np.abs(a)
+        if not sizes.any():
+            return
+        allowed = self.tolerance.atol + self.tolerance.rtol * magnitudes + 1e-300  # never zero
+        worst = int(np.argmax(sizes if exactly else sizes / allowed))
+        pair = f"number {worst}: stored {a[worst]:.9g}, new {b[worst]:.9g}"
+        if exactly:
+            of = f"{np.count_nonzero(sizes)} of {len(a)} numbers differ, compared exactly"
+            self.differences.append(f"{where}: {of}; {pair}")
+            return
+        size, magnitude = float(sizes[worst]), float(magnitudes[worst])
+        self.deviations.append(Deviation("number", size, magnitude, 0.0, f"{where}, {pair}"))
+        if size > (allowed := self.tolerance.of_number(magnitude, 0.0)):
+            self.differences.append(
+                f"{where}, {pair}, deviation {size:.3g}, tolerance {allowed:.3g}"
+                f" (atol {self.tolerance.atol:g} + rtol {self.tolerance.rtol:g} × |stored|)"
+            )
 
     def _compare_text(self, where: str, stored: str, new: str) -> None:
         for pattern, replacement in SANITISERS:
@@ -380,6 +572,17 @@ class Comparison:
                 f" RMS {worst:.3g} there ({calculate_rms(old, now):.3g} over the whole),"
                 f" tolerance {self.tolerance.rms:g}"
             )
+
+
+def _traits(model: Mapping) -> dict[str, Any]:
+    """The traits of a model. Of a layout those without a value are left out: they mean nothing."""
+    is_layout = model["model_name"] == "LayoutModel"
+    return {n: x for n, x in model["state"].items() if not (is_layout and x is None)}
+
+
+def _path(buffer: Mapping) -> str:
+    """Where in its model a buffer belongs, as one name."""
+    return ".".join(map(str, buffer["path"]))
 
 
 def _merge_streams(outputs: Sequence[Mapping]) -> list[Mapping]:

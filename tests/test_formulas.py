@@ -223,6 +223,18 @@ def test_the_kl_divergence_from_the_standard_normal(lib):
     assert_close(kl_divergence(MultivariateNormal(mu[0], variance[0].diag()), standard), formula)
 
 
+# The direction matters ---------------------------------------------------------------------------
+
+
+def test_the_difference_of_the_two_divergences():
+    q, p = (Normal(other.mean[:, 0], other.stddev[:, 0]) for other in (Q, P))
+    u = 2 * torch.log(p.stddev / q.stddev)
+    widths = 1 / q.variance - 1 / p.variance
+    formula = torch.sinh(u) - u + (q.mean - p.mean) ** 2 / 2 * widths
+    assert_close(formula, kl_divergence(p, q) - kl_divergence(q, p))
+    assert ((formula > 0) == (p.stddev > q.stddev)).all() and len({*(formula > 0).tolist()}) == 2
+
+
 # The bound, first way ----------------------------------------------------------------------------
 
 

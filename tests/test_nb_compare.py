@@ -24,12 +24,16 @@ from PIL import Image
 
 import vae_lib
 from nb_compare import (
+    WIDGET_STATE,
     WIDGET_VIEW,
     Comparison,
     Tolerance,
+    WidgetModels,
     cell_tolerance,
     compare_cell_outputs,
+    models_shown,
     notebook_faults,
+    stored_models,
 )
 
 PROJECT = Path(__file__).parent.parent
@@ -275,7 +279,7 @@ OTHER_JSON = [
 ]
 
 
-@pytest.mark.parametrize("mime", ["application/json", "application/geo+json", WIDGET_VIEW])
+@pytest.mark.parametrize("mime", ["application/json", "application/geo+json"])
 def test_json(mime):
     near = {"a": [1, 2.50001, None, True], "b": {"c": "loss 1.50001"}}
     assert compare(display(mime, JSON), display(mime, near)) == []
@@ -284,16 +288,177 @@ def test_json(mime):
     assert compare(display(mime, OTHER_JSON[-1]), display(mime, OTHER_JSON[-1]))  # nan
 
 
-def test_widget_views_differ_in_their_model_only():
-    first = {"version_major": 2, "version_minor": 0, "model_id": "5a1e"}
-    other_model, other_version = first | {"model_id": "b2"}, first | {"version_major": 3}
-    assert compare(display(WIDGET_VIEW, first), display(WIDGET_VIEW, other_model)) == []
-    assert compare(display(WIDGET_VIEW, first), display(WIDGET_VIEW, other_version))
-
-
 def test_unknown_content_is_compared_exactly():
     assert compare(display("application/pdf", "1.5"), display("application/pdf", "1.5")) == []
     assert compare(display("application/pdf", "1.5"), display("application/pdf", "1.50000001"))
+
+
+# Widgets
+
+
+def base64_of(numbers, kind):
+    return base64.b64encode(np.array(numbers, kind).tobytes()).decode()
+
+
+def widget(name="a", *, view=None, **changes):
+    """An output that shows a widget, and its models; `changes` in it, by the name of the trait."""
+    state = {
+        "_model_name": "AnyModel",
+        "_esm": "export default { width: 0.50, far: Infinity }",
+        "z": [0.5, {"x": -1.25}],
+        "label": "loss 1.50",
+        "on": True,
+        "layout": f"IPY_MODEL_{name}-layout",
+    } | {key: value for key, value in changes.items() if key != "codes"}
+    state = {key: value for key, value in state.items() if value is not Ellipsis}
+    codes = {"path": ["codes"], "encoding": "base64"}
+    codes["data"] = changes.get("codes", base64_of([0.5, -2.0, 1e-3], "<f4"))
+    layout = {"_model_name": "LayoutModel", "width": "100%", "height": None}
+    models = {
+        name: {"model_name": "AnyModel", "state": state, "buffers": [codes]},
+        f"{name}-layout": {"model_name": "LayoutModel", "state": layout},
+    }
+    view = {"version_major": 2, "version_minor": 0, "model_id": name} | (view or {})
+    return display(WIDGET_VIEW, view), models
+
+
+def compare_widgets(stored, new, **tolerance):
+    outputs, models = zip(stored, new)
+    models = {"stored_models": models[0], "new_models": models[1]}
+    return compare_cell_outputs(outputs[:1], outputs[1:], Tolerance(**tolerance), **models)
+
+
+def test_widgets_whose_models_agree():
+    assert compare_widgets(widget("a"), widget("b")) == []
+    near = widget("b", z=[0.6, {"x": -1.24}])
+    assert compare_widgets(widget("a"), near) == []  # one unit of the last digit
+    # A layout's traits without a value may be left out; no other may.
+    output, models = widget("b")
+    del models["b-layout"]["state"]["height"]
+    assert compare_widgets(widget("a"), (output, models)) == []
+
+
+OTHER_WIDGETS = {
+    "view": ({"view": {"version_major": 3}}, "version_major"),
+    "number": ({"z": [0.5, {"x": -1.5}]}, "model.z[1].x, number 1: stored -1.25, new -1.5"),
+    "nan": ({"z": [0.5, {"x": math.nan}]}, "nan in the new output"),
+    "fewer": ({"z": [0.5]}, "model.z: 2 values stored, 1 new"),
+    "other key": ({"z": [0.5, {"y": -1.25}]}, "model.z[1]: stored {'x': -1.25}, new {'y'"),
+    "switch": ({"on": False}, "model.on"),
+    "no value": ({"on": None}, "model.on: stored True, new None"),
+    "text": ({"label": "loss 1.51"}, "model.label, compared exactly, from character 0\n    'loss"),
+    "module": ({"_esm": "export default { width: 0.51, far: Infinity }"}, "model._esm, compared"),
+    "missing": ({"label": ...}, "missing trait of model: label"),
+    "extra": ({"_css": "p {}"}, "extra trait of model: _css"),
+    "kind of model": ({"_model_name": "OtherModel"}, "model._model_name, compared exactly"),
+    "buffer": ({"codes": base64_of([0.5, -2.0, 1.001e-3], "<f4")}, "model.codes: 2 of 12 numbers"),
+    "shorter buffer": ({"codes": base64_of([0.5], "<f4")}, "12 bytes stored, 4 in the new run"),
+    "no buffer": ({"codes": "?"}, "model.codes: cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_WIDGETS)
+def test_widgets_whose_models_differ(name):
+    changes, message = OTHER_WIDGETS[name]
+    differences = compare_widgets(widget(), widget("b", **changes))
+    assert message in differences[0]
+    assert len(differences) == (2 if name == "nan" else 1)
+
+
+def test_what_a_model_refers_to_is_compared():
+    output, models = widget("b")
+    models["b-layout"]["state"]["width"] = "50%"
+    (difference,) = compare_widgets(widget("a"), (output, models))
+    assert "model.layout.width, compared exactly" in difference
+    del models["b-layout"]
+    (difference,) = compare_widgets(widget("a"), (output, models))
+    assert difference == "model.layout: there is no state of it in the new run"
+    del models["b"]["buffers"]
+    assert "missing binary trait of model: codes" in compare_widgets(widget("a"), (output, models))
+
+
+def test_a_view_whose_model_is_not_stored():
+    output, models = widget("a")
+    (difference,) = compare_widgets((output, {}), widget("b"))
+    assert difference == "model: there is no state of it stored with the notebook"
+    assert compare_cell_outputs([output], [output]) == [difference]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "new", "tolerance", "agree"),
+    [
+        ("float32", [0.5, -2.0], [0.5, -2.001], {"atol": 0.01}, True),
+        ("float32", [0.5, -2.0], [0.5, -2.001], {"rtol": 1e-3}, True),
+        ("float32", [0.5, -2.0], [0.5, -2.001], {"rtol": 1e-4}, False),
+        ("float32", [0.5, -2.0], [0.5, -2.001], {}, False),
+        ("float32", [0.5, -2.0], [0.5, math.nan], {"atol": 0.01}, False),
+        ("float64", [math.inf], [math.inf], {}, False),
+        ("int16", [500, -2], [501, -2], {"atol": 1.0, "integers": True}, True),
+        ("int16", [500, -2], [502, -2], {"atol": 1.0, "integers": True}, False),
+        ("int16", [500, -2], [501, -2], {"atol": 1.0}, False),
+    ],
+)
+def test_numbers_in_buffers(kind, stored, new, tolerance, agree):
+    both = [widget(codes=base64_of(numbers, kind)) for numbers in (stored, new)]
+    declared = cell_tolerance({"vae_book": {"buffers": {"codes": kind}, **tolerance}})
+    outputs, models = zip(*both)
+    comparison = Comparison(
+        outputs[:1], outputs[1:], declared, stored_models=models[0], new_models=models[1]
+    )
+    assert (comparison.differences == []) == agree
+    if agree:
+        (deviation,) = comparison.deviations
+        assert 0 < comparison.largest_ratio <= 1 and "model.codes, number" in deviation.where
+    # Without the declaration not even a small deviation passes.
+    assert stored == new or compare_widgets(*both, **tolerance)
+
+
+def test_bytes_that_are_no_numbers_of_the_declared_kind():
+    odd = widget(codes=base64_of([1, 2, 3], "uint8"))
+    (difference,) = compare_widgets(odd, odd, buffers={"codes": "float32"})
+    assert "3 bytes are no numbers of kind float32" in difference
+
+
+def message(kind, name, state=None, buffers=None, **content):
+    data = {"method": "update"} | ({} if state is None else {"state": state})
+    buffers = buffers or {}
+    data["buffer_paths"] = [key.split(".") for key in buffers]
+    content = {"comm_id": name, "data": data} | content
+    return {"msg_type": kind, "content": content, "buffers": list(buffers.values())}
+
+
+def test_models_follow_the_kernel():
+    widgets = WidgetModels()
+    names = {"_model_name": "A", "_model_module": "m", "_model_module_version": "1"}
+    opened = names | {"x": 1, "big": None}
+    widgets.handle(message("comm_open", "a", opened, target_name="jupyter.widget"))
+    widgets.handle(message("comm_open", "b", {"x": 5}, target_name="another"))
+    widgets.handle(message("comm_msg", "a", {"x": 2}, {"big": b"\x00\x01", "w.1": b"ab"}))
+    widgets.handle(message("comm_msg", "a", {"x": [3]}))
+    widgets.handle(message("comm_msg", "a"))  # one that the widget's author sent
+    widgets.handle(message("stream", "a", text="x"))
+    assert set(widgets.models) == {"a"}
+    model = widgets.models["a"]
+    assert model["state"] == names | {"x": [3]}
+    assert [model["model_name"], model["model_module"], model["model_module_version"]] == [*"Am1"]
+    assert [(each["path"], each["data"]) for each in model["buffers"]] == [
+        (["big"], "AAE="),
+        (["w", "1"], "YWI="),
+    ]
+    widgets.handle(message("comm_msg", "a", {"big": None}, {"w.1": b"c"}))
+    assert model["state"] == names | {"x": [3], "big": None}
+    assert [(each["path"], each["data"]) for each in model["buffers"]] == [(["w", "1"], "Yw==")]
+
+
+def test_models_that_are_shown():
+    models = {
+        name: {"model_name": "A", "state": {"on": [f"IPY_MODEL_{other}", {"x": 1}]}}
+        for name, other in [("a", "b"), ("b", "a"), ("c", "a"), ("d", "gone")]
+    }
+    view = display(WIDGET_VIEW, {"model_id": "c"})
+    assert list(models_shown([stream("x"), view], models)) == ["c", "a", "b"]
+    notebook = new_notebook(metadata={"widgets": {WIDGET_STATE: {"state": models}}})
+    assert stored_models(notebook) == models and stored_models(new_notebook()) == {}
 
 
 # Figures
@@ -381,7 +546,7 @@ def test_the_tolerance_comes_from_the_metadata():
 @pytest.mark.parametrize(
     "declared, message",
     [
-        ({"rtl": 0.1}, "expected keys rtol, atol, rms, integers, got 'rtl'"),
+        ({"rtl": 0.1}, "expected keys rtol, atol, rms, integers, buffers, got 'rtl'"),
         ({"rtol": -0.1}, "rtol: expected a finite number from 0 to below 1, got -0.1"),
         ({"rtol": 1}, "rtol: expected a finite number from 0 to below 1, got 1"),
         ({"rtol": "0.1"}, "got '0.1'"),
@@ -391,6 +556,8 @@ def test_the_tolerance_comes_from_the_metadata():
         ({"rms": 128}, "rms: expected a finite number from 0 to below 128"),
         ({"rms": None}, "got None"),
         ({"integers": 1}, "integers: expected a bool, got 1"),
+        ({"buffers": {"codes": "text"}}, "buffers: expected names of traits, each with one of"),
+        ({"buffers": "float32"}, "buffers: expected names of traits, each with one of float16, "),
         (0.1, "expected a table of tolerances, got 0.1"),
         (None, "expected a table of tolerances, got None"),
     ],
@@ -525,6 +692,15 @@ UPDATED = """from IPython.display import display
 bar = display({{"text/plain": "Training"}}, raw=True, display_id=True)
 print("beside it")
 bar.update({{"text/plain": "loss {}"}}, raw=True)"""
+WIDGET = """import anywidget, traitlets
+class Figure(anywidget.AnyWidget):
+    _esm = "export default {{ render() {{ {} }} }}"
+    z = traitlets.List([0.5, {}]).tag(sync=True)
+    codes = traitlets.Bytes({}).tag(sync=True)
+    __repr__ = lambda self: "Figure()"
+figure = Figure()
+figure.z = figure.z + [{}]
+figure"""
 TABLE = "from IPython.display import HTML\nHTML('<table><td>{}</td><td>{}</td></table>')"
 LOOSE = {"vae_book": {"rtol": 0.1, "rms": 100.0}}
 
@@ -537,6 +713,37 @@ CELLS = {
     "same figure": (IMAGE.format("viridis"), None, None, {}),
     "same table": (TABLE.format(1.5, "60,000"), None, None, {}),
     "same widget": ("import ipywidgets\nipywidgets.IntSlider(3)", None, None, {}),
+    "same live figure": (WIDGET.format("", 1.25, b"ab", 2), None, None, {}),
+    "live figure's trait": (
+        WIDGET.format("", 1.25, b"ab", 2),
+        WIDGET.format("", 1.5, b"ab", 2),
+        "model.z[1], number 1: stored 1.25, new 1.5, deviation",
+        {},
+    ),
+    "live figure's trait that is set later": (
+        WIDGET.format("", 1.25, b"ab", 2),
+        WIDGET.format("", 1.25, b"ab", 3),
+        "model.z[2], number 1: stored 2, new 3",
+        {},
+    ),
+    "live figure's buffer": (
+        WIDGET.format("", 1.25, b"ab", 2),
+        WIDGET.format("", 1.25, b"ac", 2),
+        "model.codes: 1 of 2 numbers differ, compared exactly",
+        {},
+    ),
+    "live figure's module": (
+        WIDGET.format("1.0", 1.25, b"ab", 2),
+        WIDGET.format("1.1", 1.25, b"ab", 2),
+        "model._esm, compared exactly",
+        {},
+    ),
+    "live figure missing": (
+        WIDGET.format("", 1.25, b"ab", 2),
+        WIDGET.format("", 1.25, b"ab", 2) + "\nNone",
+        "missing output (execute_result: application/vnd.jupyter.widget-view+json",
+        {},
+    ),
     "same error": ("raise ValueError('no')", None, None, {"tags": ["raises-exception"]}),
     "from C": ("import os, time\nn = os.write(1, b'x')\ntime.sleep(0.2)", None, None, {}),
     "own folder": ("print(open('beside.txt').read())", None, None, {}),

@@ -75,8 +75,8 @@ FAULTS = [
     ("<div style='overflow: hidden'><p class='wide'>cut</p></div>", "widths", "p.wide from"),
     ("<div style='overflow: hidden'><b id='left'>cut</b></div>", "widths", "b#left from -"),
     ("<div class='box' id='keys'><p class='wide'>x</p></div>", "keyboard", "div.box#keys"),
-    ("<p id='pale' style='color: #999; background: #fff'>pale</p>", "light", "color-contrast: #pale"),
-    ("<pre><span id='code' style='color: #999'>code</span></pre>", "light", "color-contrast: #code"),
+    ("<p id='pale' style='color: #999; background: #fff'>pale</p>", "light", "contrast: #pale"),
+    ("<pre><span id='code' style='color: #999'>code</span></pre>", "light", "contrast: #code"),
     ("<button id='mute'></button>", "light", "button-name: #mute"),
     ("<p id='dim'>dim</p>", "dark", "color-contrast: #dim"),
 ]

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import importlib
 import json
 import shutil
@@ -165,6 +166,48 @@ def test_alternative_text_of_a_figure_decides_nothing(project, tmp_path):
     code[0]["metadata"]["vae_book"] = {"atol": 1.0}
     path.write_text(json.dumps(notebook))
     assert plant_faults.keys_of_run(project / "vae_lib", path)[0] != before[0]
+
+
+def differ(keys, before):
+    return [ours != theirs for ours, theirs in zip(keys, before, strict=True)]
+
+
+def test_live_figures_decide_only_what_becomes_of_chapters_that_have_some(project, tmp_path):
+    project = shutil.copytree(project, tmp_path / "project")
+    path = project / "book" / "01_tiny.ipynb"
+    keys = functools.partial(plant_faults.keys_of_run, project, path)
+    (project / "vae_lib" / "widgets").mkdir()
+    module = project / "vae_lib" / "widgets" / "figure.js"
+    before = keys()
+    module.write_text("1")
+    assert keys() == before
+    (project / "vae_lib" / "figure.js").write_text("1")
+    assert keys()[0] != before[0]
+
+    write_chapter(project, "8\n", ("", "\nfrom vae_lib.widgets import Figure", ""))
+    before = keys()
+    module.write_text("2")
+    assert differ(keys(), before) == [False, True, True]  # from the cell that makes the figure
+    before, notebook = keys(), json.loads(path.read_text())
+    notebook["metadata"]["widgets"] = {"state": {}}
+    path.write_text(json.dumps(notebook))
+    assert differ(keys(), before) == [False, True, True]
+
+
+def test_the_hidden_cell_that_installs_the_library_decides_nothing(project, tmp_path):
+    project = shutil.copytree(project, tmp_path / "project")
+    path = project / "book" / "01_tiny.ipynb"
+    notebook = json.loads(path.read_text())
+    cell = notebook["cells"][0]
+    cell["metadata"]["tags"] = ["remove-cell"]
+    path.write_text(json.dumps(notebook))
+    before = plant_faults.keys_of_run(project, path)
+    cell["source"] += "\nprint()"
+    path.write_text(json.dumps(notebook))
+    assert plant_faults.keys_of_run(project, path) == before
+    del cell["metadata"]["tags"]
+    path.write_text(json.dumps(notebook))
+    assert plant_faults.keys_of_run(project, path) != before
 
 
 def test_outcomes_that_a_run_did_not_use_are_forgotten(project, tmp_path, monkeypatch):

@@ -19,6 +19,52 @@ IMAGES = torch.randint(0, 256, (13, 28, 28), generator=stream("images")).to(torc
 MU = torch.randn(200, 2, generator=stream("latents"))
 LABELS = torch.arange(200) % 10
 
+# What remains of a colour (linear red, green and blue) to an eye without the cones for long, for
+# medium or for short waves: G. M. Machado, M. M. Oliveira and L. A. F. Fernandes, "A
+# Physiologically-based Model for Simulation of Color Vision Deficiency", IEEE Transactions on
+# Visualization and Computer Graphics 15 (2009), severity 1.0.
+DICHROMATS = {
+    "none": torch.eye(3),
+    "long": torch.tensor([
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]),
+    "medium": torch.tensor([
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]),
+    "short": torch.tensor([
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ]),
+}  # fmt: skip
+
+
+def linear_rgb(colour):
+    """The red, green and blue light of an sRGB colour, each in [0, 1]."""
+    rgb = torch.tensor(matplotlib.colors.to_rgb(colour))
+    return torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def in_cielab(rgb):
+    """Linear sRGB as CIELAB (white D65), where distances are about those that an eye sees."""
+    to_xyz = torch.tensor(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = to_xyz @ rgb.clamp(0.0, 1.0) / torch.tensor([0.9505, 1.0, 1.0890])
+    f = torch.where(xyz > (6 / 29) ** 3, xyz ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return torch.stack((116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])))
+
+
+def contrast(colour, ground):
+    """The contrast of two colours, from 1 to 21, as WCAG 2 defines it."""
+    weights = torch.tensor([0.2126, 0.7152, 0.0722])
+    low, high = sorted(float(weights @ linear_rgb(c)) + 0.05 for c in (colour, ground))
+    return high / low
+
 
 @pytest.fixture(autouse=True)
 def close_figures():
@@ -197,7 +243,10 @@ class TestLatentScatter:
         ax = plotting.latent_scatter(MU, LABELS)
         for text in ax.texts:
             assert (text.get_ha(), text.get_va()) == ("center", "center")
-            assert (text.get_color(), text.get_weight()) == ("white", "bold")
+            assert text.get_weight() == "bold"
+            # What WCAG asks of large text; the darker colours could not have black letters.
+            ground = plotting.DIGIT_COLOURS[int(text.get_text())]
+            assert contrast(text.get_color(), ground) >= 3.0
             assert text.get_zorder() > max(points.get_zorder() for points in ax.collections)
 
     def test_one_point_is_enough_and_a_title_is_not_needed(self):
@@ -208,10 +257,16 @@ class TestLatentScatter:
     def test_latents_with_a_gradient(self):
         plotting.latent_scatter(MU.clone().requires_grad_(), LABELS)
 
-    def test_the_colours_stay_apart(self):
-        colours = [torch.tensor(matplotlib.colors.to_rgb(c)) for c in plotting.DIGIT_COLOURS]
-        distances = torch.pdist(torch.stack(colours))
-        assert len(colours) == 10 and distances.min() > 0.15
+    @pytest.mark.parametrize("missing", DICHROMATS)
+    def test_the_colours_stay_apart(self, missing):
+        seen = [in_cielab(DICHROMATS[missing] @ linear_rgb(c)) for c in plotting.DIGIT_COLOURS]
+        assert len(seen) == 10 and torch.pdist(torch.stack(seen)).min() > 19.0
+
+    def test_the_simulation_knows_colours_that_a_deuteranope_confuses(self):
+        wine, grey = (linear_rgb(c) for c in ("#882255", "#555555"))
+        assert torch.dist(in_cielab(wine), in_cielab(grey)) > 30
+        deuteranope = DICHROMATS["medium"]
+        assert torch.dist(in_cielab(deuteranope @ wine), in_cielab(deuteranope @ grey)) < 2
 
 
 class TestLatentGrid:

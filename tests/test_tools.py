@@ -317,6 +317,72 @@ def test_running_again_gives_the_same_bytes(execute, tmp_path, capsys):
     assert json.loads(path.read_bytes())["cells"][0] != cells[0]
 
 
+WIDGET = """import anywidget, traitlets
+class Figure(anywidget.AnyWidget):
+    _esm = "export default {}"
+    x = traitlets.Float(1.5).tag(sync=True)
+    codes = traitlets.Bytes(b"abc").tag(sync=True)
+    __repr__ = lambda self: "Figure()"
+figure, unseen = Figure(), Figure()
+figure"""
+
+
+def widget_states(path):
+    """The models in a notebook's metadata, and the name of the model that each cell shows."""
+    notebook = json.loads(path.read_bytes())
+    (state,) = notebook["metadata"]["widgets"].values()
+    cells = [cell["outputs"] for cell in notebook["cells"]]
+    view = "application/vnd.jupyter.widget-view+json"
+    shown = [output["data"][view]["model_id"] for outputs in cells for output in outputs]
+    return state["state"], shown
+
+
+def test_a_widget_is_stored_as_each_cell_left_it(execute, tmp_path, capsys):
+    path = write_notebook(tmp_path / "a.ipynb", WIDGET, "figure.x = 2.5\nfigure", "figure.x = 3.5")
+    assert execute.main([str(path)]) == 0
+    first = path.read_bytes()
+    models, shown = widget_states(path)
+    assert [models[name]["state"]["x"] for name in shown] == [1.5, 2.5]
+    assert all(models[name]["state"]["_esm"] == "export default {}" for name in shown)
+    assert [models[name]["buffers"][0]["data"] for name in shown] == ["YWJj", "YWJj"]
+    # With each its layout, without what has no value; the one that no cell shows is not there.
+    layouts = [models[name]["state"]["layout"].removeprefix("IPY_MODEL_") for name in shown]
+    assert set(models) == {*shown, *layouts} == {f"{number:032x}" for number in range(4)}
+    assert None not in models[layouts[0]]["state"].values()
+
+    assert execute.main([str(path)]) == 0
+    assert path.read_bytes() == first
+    assert "the same results" in capsys.readouterr().out
+    assert execute.main(["--check", str(path)]) == 0
+
+    # What one cell shows has changed: that cell alone is new, and the other still has its model.
+    notebook = json.loads(first)
+    (state,) = notebook["metadata"]["widgets"].values()
+    state["state"][shown[1]]["state"]["x"] = 7.5
+    path.write_text(json.dumps(notebook))
+    assert execute.main([str(path)]) == 0
+    assert "new outputs in cells 1\n" in capsys.readouterr().out
+    assert path.read_bytes() == first
+
+    # Cells that say the same keep what they have, even if the kernel would now say it otherwise.
+    state["state"][shown[0]]["state"]["x"] = 1.6  # one unit of the last digit
+    path.write_text(json.dumps(notebook))
+    assert execute.main([str(path)]) == 0
+    models, shown = widget_states(path)
+    assert [models[name]["state"]["x"] for name in shown] == [1.6, 2.5]
+
+    # The state has gone, and the views with it.
+    notebook["metadata"].pop("widgets")
+    path.write_text(json.dumps(notebook))
+    assert execute.main([str(path)]) == 0
+    assert path.read_bytes() == first
+    notebook["cells"] = [cell for cell in notebook["cells"] if "figure.x = 3" in cell["source"][0]]
+    notebook["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": state}
+    path.write_text(json.dumps(notebook))
+    assert execute.main(["--tidy", str(path)]) == 0
+    assert "widgets" not in json.loads(path.read_bytes())["metadata"]
+
+
 def test_a_chapter_that_fails_is_left_as_it_was(execute, tmp_path, capsys):
     bad = write_notebook(tmp_path / "bad.ipynb", "x = 1", "raise ValueError('no such digit')")
     before = bad.read_bytes()

@@ -12,14 +12,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parent.parent
-INPUTS = ("_config.yml", "_toc.yml", "constraints.txt", "book/**/*", "tools/sphinx_ext/*.py")
+INPUTS = ("_config.yml", "_toc.yml", "constraints.txt", "book/**/*", "tools/sphinx_ext/**/*")
 # jupyter-book has no `python -m` form, and its script may not be on the path.
 JUPYTER_BOOK = (sys.executable, "-c", "from jupyter_book.cli.main import main; main()")
 
 
 def main() -> int:
     build = ROOT / "_build"
+    build.mkdir(exist_ok=True)
+    # Two tests that need the site may ask for it at the same time.
+    with FileLock(build / "site.lock"):
+        return bring_up_to_date(build)
+
+
+def bring_up_to_date(build: Path) -> int:
     page, stamp = build / "html" / "index.html", build / "built-from"
     inputs = fingerprint(ROOT)
     if page.exists() and stamp.exists() and stamp.read_text() == inputs:

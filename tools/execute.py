@@ -9,6 +9,10 @@
 Outputs that agree with the stored ones, by the comparison that the tests make, are left as they
 are. So a run with the same results changes no file, although no two runs print the same seconds,
 and no two machines the same last digits. A chapter that fails is left as it was.
+
+A widget's model is stored as it was when the cell that shows it ended, once for every cell that
+shows it, as the pictures beside it are. All of it is stored, its module too: what was run is what
+the pages show, and the notebook is alive wherever widgets are, without a kernel.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ import argparse
 import copy
 import json
 import os
-import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -30,7 +35,17 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from nb_compare import cell_tolerance, compare_cell_outputs, expects_error  # noqa: E402
+from nb_compare import (  # noqa: E402
+    MODEL_REFERENCE,
+    WIDGET_STATE,
+    WidgetModels,
+    cell_tolerance,
+    compare_cell_outputs,
+    expects_error,
+    models_shown,
+    stored_models,
+    views,
+)
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # What editors write into a cell and no reader or tool of the book needs: when it was run, how it
@@ -38,8 +53,6 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 EDITOR_METADATA = ("ExecuteTime", "collapsed", "colab", "execution", "id", "scrolled", "vscode")
 # A widget's state is kept: without it the site could not show the widget.
 NOTEBOOK_METADATA = ("mystnb", "widgets")
-WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class ChapterError(Exception):
@@ -87,7 +100,7 @@ def rerun(path: Path, force: bool = False) -> None:
     start = time.perf_counter()
     new = normalise(execute(stored, path))
     changed = [] if force else keep_what_agrees(stored, new)
-    write(path, to_text(new))
+    write(path, to_text(normalise(new)))
     seconds = time.perf_counter() - start
     outcome = "all outputs replaced" if force else "the same results"
     if changed:
@@ -102,7 +115,13 @@ def execute(notebook: NotebookNode, path: Path) -> NotebookNode:
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     started: list[NotebookNode] = []
-    client = NotebookClient(
+    models: dict[str, dict] = {}
+
+    def keep_models(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        shown = copy.deepcopy(models_shown(cell.outputs, client.widgets.models))
+        models.update(rename_models([cell], shown, lambda name: f"{cell_index}-{name}"))
+
+    client = Client(
         notebook,
         timeout=None,
         kernel_name=KERNEL["name"],
@@ -111,11 +130,16 @@ def execute(notebook: NotebookNode, path: Path) -> NotebookNode:
         resources={"metadata": {"path": str(path.resolve().parent)}},
         record_timing=False,
         coalesce_streams=True,
+        # Its own would be the last state, which a later cell may have changed.
+        store_widget_state=False,
         on_cell_start=lambda cell, cell_index: started.append(cell),
+        on_cell_executed=keep_models,
     )
     print(f"{path}: running {len(code_cells(notebook))} code cells", flush=True)
     try:
-        return client.execute()
+        client.execute()
+        store_models(notebook, models)
+        return notebook
     except (CellExecutionError, DeadKernelError) as error:
         # Numbered as the tests number them: code cells from 0.
         for number, cell in enumerate(code_cells(notebook)):
@@ -125,14 +149,39 @@ def execute(notebook: NotebookNode, path: Path) -> NotebookNode:
         raise
 
 
+class Client(NotebookClient):
+    """Runs a notebook, and keeps the models of its widgets."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.widgets = WidgetModels()
+
+    def handle_comm_msg(self, outs: list[NotebookNode], msg: dict, cell_index: int) -> None:
+        super().handle_comm_msg(outs, msg, cell_index)
+        self.widgets.handle(msg)
+
+
 def keep_what_agrees(stored: NotebookNode, new: NotebookNode) -> list[int]:
-    """Put stored outputs back where the new ones agree; return the numbers of the other cells."""
+    """Put stored outputs back where the new ones agree; return the numbers of the other cells.
+
+    The models of both are then in the notebook; `normalise` drops those that nothing shows.
+    """
     changed = []
+    stored = copy.deepcopy(stored)
+    new_models = stored_models(new)
+    old_models = rename_models(
+        code_cells(stored), stored_models(stored), lambda name: f"stored-{name}"
+    )
     for number, (old, cell) in enumerate(zip(code_cells(stored), code_cells(new), strict=True)):
         tolerance = cell_tolerance(cell.metadata)
         error_expected = expects_error(cell)
         if compare_cell_outputs(
-            old.outputs, cell.outputs, tolerance, error_expected=error_expected
+            old.outputs,
+            cell.outputs,
+            tolerance,
+            error_expected=error_expected,
+            stored_models=old_models,
+            new_models=new_models,
         ):
             changed.append(number)
             continue
@@ -140,6 +189,7 @@ def keep_what_agrees(stored: NotebookNode, new: NotebookNode) -> list[int]:
             if "execution_count" in output:
                 output.execution_count = cell.execution_count
         cell.outputs = old.outputs
+    store_models(new, {**new_models, **old_models})
     return changed
 
 
@@ -156,25 +206,55 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
             cell.metadata.pop(key, None)
         cell.metadata.pop("jupyter", None)
         cell.source = cell.source.rstrip("\n")
-    return rename_widget_models(notebook)
+    tidy_models(notebook)
+    return notebook
 
 
-def rename_widget_models(notebook: NotebookNode) -> NotebookNode:
-    """Number the models of widgets, which a kernel names at random, in the order they appear."""
-    views = [
-        output.data[WIDGET_VIEW]["model_id"]
-        for cell in code_cells(notebook)
-        for output in cell.outputs
-        if WIDGET_VIEW in output.get("data", {})
-    ]
-    state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
-    names = dict.fromkeys([*views, *state])
-    if not names:
-        return notebook
+def tidy_models(notebook: NotebookNode) -> None:
+    """Keep the models of widgets that a view shows, numbered in the order in which they appear.
+
+    A kernel names them at random. Of a layout the traits without a value are dropped: a front end
+    puts them back, and there are dozens.
+    """
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    models = models_shown(outputs, stored_models(notebook))
+    names = list(dict.fromkeys([*(view["model_id"] for view in views(outputs)), *models]))
     numbered = {name: f"{number:032x}" for number, name in enumerate(names)}
-    pattern = re.compile("|".join(map(re.escape, names)))
-    text = pattern.sub(lambda found: numbered[found[0]], json.dumps(notebook))
-    return nbformat.from_dict(json.loads(text))
+    models = rename_models(code_cells(notebook), models, lambda name: numbered.get(name, name))
+    for model in models.values():
+        if model["model_name"] == "LayoutModel":
+            model["state"] = {n: x for n, x in model["state"].items() if x is not None}
+    store_models(notebook, models)
+
+
+def rename_models(cells: list[NotebookNode], models: dict, new_name: Callable[[str], str]) -> dict:
+    """Return the models under new names, which the cells' outputs and the models then refer to.
+
+    The outputs are changed in place.
+    """
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, str) and value.startswith(MODEL_REFERENCE):
+            return MODEL_REFERENCE + new_name(value.removeprefix(MODEL_REFERENCE))
+        if isinstance(value, dict):
+            return {key: renamed(each) for key, each in value.items()}
+        return [renamed(each) for each in value] if isinstance(value, list) else value
+
+    for cell in cells:
+        for view in views(cell.outputs):
+            view["model_id"] = new_name(view["model_id"])
+    return {
+        new_name(name): {**model, "state": renamed(model["state"])}
+        for name, model in models.items()
+    }
+
+
+def store_models(notebook: NotebookNode, models: dict) -> None:
+    """Make these the models of widgets that a notebook's metadata hold."""
+    notebook.metadata.pop("widgets", None)
+    if models:
+        state = {"state": models, "version_major": 2, "version_minor": 0}
+        notebook.metadata.widgets = nbformat.from_dict({WIDGET_STATE: state})
 
 
 def faults(path: Path) -> list[str]:

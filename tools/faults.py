@@ -378,6 +378,18 @@ CHAPTER_3 = chapter(
      "math.sqrt(len(x)) / delta_r.mean().abs()", "math.sqrt(len(x))"),
     ("β on the distortion", "(distortion + beta * rate)", "(beta * distortion + rate)"),
     ("plane drawn with its axes swapped", "axis.plot(r, d, color", "axis.plot(d, r, color"),
+    ("divergence of the posterior from q not divided by the evidence",
+     "integral / evidence.log_prob(x_toy).exp()", "integral"),
+    ("log evidence added to the divergence of the posterior from q",
+     ".exp() - evidence.log_prob(x_toy)", ".exp() + evidence.log_prob(x_toy)"),
+    ("live figure: one slope for every width",
+     "slope(x_some, t, noise)] for t", "slope(x_some, 1.0, noise)] for t"),
+    ("aggregate posterior as the mean of the logs",
+     "log_q_x.logsumexp(dim=0) - math.log(20)", "log_q_x.mean(dim=0)"),
+    ("information measured against the prior",
+     "(log_q_x.exp() * (log_q_x - log_q))", "(log_q_x.exp() * (log_q_x - log_p))"),
+    ("mismatch averaged over the prior",
+     "(log_q.exp() * (log_q - log_p))", "(log_p.exp() * (log_q - log_p))"),
 )  # fmt: skip
 
 CHAPTER_4 = chapter(

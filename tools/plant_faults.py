@@ -36,6 +36,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -214,19 +215,36 @@ def keys_of_run(copy: Path, chapter: Path) -> list[str]:
 
     A run ends at the first cell that notices, so what it came to depends on that cell, those
     before it, and the files that it reads. Prose decides nothing, nor do a figure's alternative
-    text and the number under which a cell was run.
+    text, the number under which a cell was run and the hidden cell that would install a missing
+    library. The live figures, and what is stored of them, count from the first cell that makes one.
     """
-    key = hashlib.sha256()
+    notebook = json.loads(chapter.read_text(encoding="utf-8"))
+    widgets = copy / "vae_lib" / "widgets"
+    key, later = hashlib.sha256(), [json.dumps(notebook["metadata"].get("widgets")).encode()]
     for file in sorted(set(copy.rglob("*")) - set(copy.glob("book/*"))):
         if file.is_file() and file.name != "report.xml":
-            key.update(f"{file.relative_to(copy)}\0".encode() + file.read_bytes() + b"\0")
+            content = file.read_bytes()
+            if file == copy / "pyproject.toml":
+                # Of the settings of a project only these have to do with one notebook's run.
+                pytest = tomllib.loads(content.decode())["tool"]["pytest"]["ini_options"]
+                content = json.dumps([pytest.get("addopts"), pytest.get("filterwarnings")]).encode()
+            content = f"{file.relative_to(copy)}\0".encode() + content + b"\0"
+            if widgets in file.parents:
+                later.append(content)
+            else:
+                key.update(content)
     keys = []
-    for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code":
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        if "vae_lib.widgets" in "".join(cell["source"]):
+            while later:
+                key.update(later.pop())
+        if "remove-cell" not in cell["metadata"].get("tags", []):
             metadata = {name: value for name, value in cell["metadata"].items() if name != "mystnb"}
             decisive = [cell["source"], cell["outputs"], metadata]
             key.update(json.dumps(decisive).encode() + b"\0")
-            keys.append(key.hexdigest()[:32])
+        keys.append(key.hexdigest()[:32])
     return keys
 
 

@@ -77,13 +77,13 @@ def evaluate(
 
     reconstruction, kl = [], []
     with full_precision():
-        for x_batch, epsilon in zip(x.split(batch_size), noise.split(batch_size)):
+        for x_batch, batch_noise in zip(x.split(batch_size), noise.split(batch_size)):
             x_batch = x_batch.to(weight.device, weight.dtype)
             mu, log_var = vae.encode(x_batch)
             kl.append(kl_to_standard_normal(mu, log_var))
             total = torch.zeros_like(kl[-1])
             for sample in range(num_samples):
-                z = vae.reparameterize(mu, log_var, noise=epsilon[:, sample])
+                z = vae.reparameterize(mu, log_var, noise=batch_noise[:, sample])
                 total -= bernoulli_log_likelihood(x_batch, vae.decode(z))
             reconstruction.append(total / num_samples)
     # Sums of ten thousand numbers: on the CPU, since not every device has float64.

@@ -25,12 +25,15 @@ from vae_lib.checks import (
 from vae_lib.models import VAE, check_vae
 from vae_lib.training import History
 
-# Ten colours of similar weight that stay apart for red-green and blue-yellow colour blindness;
-# the class is always written beside its points as well.
+# Ten colours that also stay apart for those who lack one kind of cone: seen with any of the three
+# missing, or with none, two of them differ by 19 or more in CIELAB (tests/test_plotting.py). The
+# class is always written beside its points as well.
 DIGIT_COLOURS = (
-    "#332288", "#44AACC", "#2A9D8F", "#117733", "#999933",
-    "#D4A72C", "#CC6677", "#882255", "#AA4499", "#555555",
+    "#332288", "#49B5D8", "#2C8C6C", "#005F12", "#97983D",
+    "#D1A528", "#F1859F", "#781256", "#AB4599", "#4F4738",
 )  # fmt: skip
+# The digits whose colour is light, so that what is written on it must be dark.
+LIGHT_DIGITS = (1, 4, 5, 6)
 
 
 def use_book_style() -> None:
@@ -127,7 +130,8 @@ def latent_scatter(
             continue
         ax.scatter(*points.T, color=colour, alpha=0.5, label=str(digit), rasterized=True, **style)
         ax.text(
-            *points.median(dim=0).values.tolist(), str(digit), color="white", weight="bold",
+            *points.median(dim=0).values.tolist(), str(digit),
+            color="black" if digit in LIGHT_DIGITS else "white", weight="bold",
             ha="center", va="center", zorder=5,
             bbox={"boxstyle": "circle,pad=0.25", "facecolor": colour, "edgecolor": "white"},
         )  # fmt: skip
