@@ -2,7 +2,7 @@
 # The commands behind them are in the README, for those without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest clean distclean
+.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest address clean distclean
 # Targets given together run one after the other.
 .NOTPARALLEL:
 
@@ -26,6 +26,8 @@ help:
 	@echo 'make mutants    break the library in small ways and see whether the unit tests notice'
 	@echo 'make oldest     run the unit tests with the oldest versions allowed, in .venv-oldest'
 	@echo 'make newest     rewrite constraints.txt with the newest versions'
+	@echo 'make address    set the address of the repository, and with it the launch buttons:'
+	@echo '                URL=https://github.com/OWNER/REPOSITORY, or URL= for none'
 	@echo 'make clean      remove what was built; make distclean also the environments'
 	@echo
 	@echo 'PYTHON=/path/to/python names the Python to make the environment with (3.11 to 3.14).'
@@ -82,6 +84,9 @@ oldest:
 
 newest: setup
 	$(ENV_PYTHON) tools/newest_pins.py
+
+address: setup
+	@$(ENV_PYTHON) tools/address.py $(if $(findstring command,$(origin URL)),"$(URL)",--check)
 
 clean:
 	rm -rf _build build *.egg-info .pytest_cache .hypothesis

@@ -75,8 +75,8 @@ FAULTS = [
     ("<div style='overflow: hidden'><p class='wide'>cut</p></div>", "widths", "p.wide from"),
     ("<div style='overflow: hidden'><b id='left'>cut</b></div>", "widths", "b#left from -"),
     ("<div class='box' id='keys'><p class='wide'>x</p></div>", "keyboard", "div.box#keys"),
-    ("<p id='pale' style='color: #999; background: #fff'>pale</p>", "light", "color-contrast: #pale"),
-    ("<pre><span id='code' style='color: #999'>code</span></pre>", "light", "color-contrast: #code"),
+    ("<p id='pale' style='color: #999; background: #fff'>pale</p>", "light", "contrast: #pale"),
+    ("<pre><span id='code' style='color: #999'>code</span></pre>", "light", "contrast: #code"),
     ("<button id='mute'></button>", "light", "button-name: #mute"),
     ("<p id='dim'>dim</p>", "dark", "color-contrast: #dim"),
 ]
@@ -85,7 +85,8 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def bad(context, tmp_path_factory):
     """The `Look` at a page with all these faults, and enough text to scroll."""
-    content = "\n".join(fault for fault, _, _ in FAULTS) + "<p style='height: 3000px'>x</p>"
+    faulty = "\n".join(fault for fault, _, _ in FAULTS)
+    content = f"{faulty}<p style='height: 3000px'>long</p>"
     return look_at_made_up(context, tmp_path_factory.mktemp("bad"), content)
 
 
