@@ -2,13 +2,15 @@
 # The commands behind them are in the README, for those without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest clean distclean
+.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest clean distclean release course marks
 # Targets given together run one after the other.
 .NOTPARALLEL:
 
 CHAPTERS ?=
 FORCE ?=
 ARGS ?=
+DIR ?=
+SETTINGS ?=
 ENV_PYTHON := .venv/bin/python
 
 help:
@@ -26,6 +28,9 @@ help:
 	@echo 'make mutants    break the library in small ways and see whether the unit tests notice'
 	@echo 'make oldest     run the unit tests with the oldest versions allowed, in .venv-oldest'
 	@echo 'make newest     rewrite constraints.txt with the newest versions'
+	@echo 'make release    make the student versions of the problem sets from their sources'
+	@echo 'make course     make an nbgrader course: DIR=folder, and SETTINGS=course.toml for a part'
+	@echo 'make marks      grade every answer of tests/assignments with nbgrader and compare the marks'
 	@echo 'make clean      remove what was built; make distclean also the environments'
 	@echo
 	@echo 'PYTHON=/path/to/python names the Python to make the environment with (3.11 to 3.14).'
@@ -81,6 +86,16 @@ oldest:
 
 newest: setup
 	$(ENV_PYTHON) tools/newest_pins.py
+
+release: setup
+	@$(ENV_PYTHON) tools/course.py release
+
+course: setup
+	@test -n "$(DIR)" || { echo 'make course: name the folder, DIR=...' >&2; exit 1; }
+	@$(ENV_PYTHON) tools/course.py new "$(DIR)" $(if $(SETTINGS),--settings "$(SETTINGS)")
+
+marks: data
+	$(ENV_PYTHON) tools/marks.py $(ARGS)
 
 clean:
 	rm -rf _build build *.egg-info .pytest_cache .hypothesis
