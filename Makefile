@@ -2,7 +2,7 @@
 # The commands behind them are in the README, for those without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest clean distclean release course marks
+.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest clean distclean release course grade marks
 # Targets given together run one after the other.
 .NOTPARALLEL:
 
@@ -10,6 +10,7 @@ CHAPTERS ?=
 FORCE ?=
 ARGS ?=
 DIR ?=
+SET ?=
 SETTINGS ?=
 ENV_PYTHON := .venv/bin/python
 
@@ -30,6 +31,7 @@ help:
 	@echo 'make newest     rewrite constraints.txt with the newest versions'
 	@echo 'make release    make the student versions of the problem sets from their sources'
 	@echo 'make course     make an nbgrader course: DIR=folder, and SETTINGS=course.toml for a part'
+	@echo 'make grade      grade what was handed in, each in a sandbox: DIR=folder SET=ps3'
 	@echo 'make marks      grade every answer of tests/assignments with nbgrader and compare the marks'
 	@echo 'make clean      remove what was built; make distclean also the environments'
 	@echo
@@ -93,6 +95,10 @@ release: setup
 course: setup
 	@test -n "$(DIR)" || { echo 'make course: name the folder, DIR=...' >&2; exit 1; }
 	@$(ENV_PYTHON) tools/course.py new "$(DIR)" $(if $(SETTINGS),--settings "$(SETTINGS)")
+
+grade: data
+	@test -n "$(DIR)" -a -n "$(SET)" || { echo 'make grade: name the course, DIR=..., and the set, SET=ps3' >&2; exit 1; }
+	@$(ENV_PYTHON) tools/grade.py "$(DIR)" $(SET) $(ARGS)
 
 marks: data
 	$(ENV_PYTHON) tools/marks.py $(ARGS)

@@ -1,14 +1,14 @@
 """Make problem sets ready for students, and courses for instructors.
 
-    python tools/course.py release               student versions into book/assignments/released,
-                                                 and the table of the sets into the page for instructors
-    python tools/course.py release --check       say whether these are what the sources give
-    python tools/course.py tidy                  write the sources as nbformat does
-    python tools/course.py new FOLDER            an nbgrader course: settings, sources, released
-                                                 versions, a gradebook without students
-    python tools/course.py new FOLDER --settings course.toml
-                                                 the same with some sets or tasks, other points,
-                                                 private hidden tests: see book/assignments/course.toml
+python tools/course.py release               student versions into book/assignments/released,
+                                             and their table into the page for instructors
+python tools/course.py release --check       say whether these are what the sources give
+python tools/course.py tidy                  write the sources as nbformat does
+python tools/course.py new FOLDER            an nbgrader course: settings, sources, released
+                                             versions, a gradebook without students
+python tools/course.py new FOLDER --settings course.toml
+                                             the same with some sets or tasks, other points,
+                                             private hidden tests: book/assignments/course.toml
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from problem_sets import ProblemSetError, Settings
 
 PAGE = problem_sets.ROOT / "book" / "for_instructors.md"
 
-CONFIG = '''\
+CONFIG = """\
 # Settings of this course; https://nbgrader.readthedocs.io says what else can be set.
 c = get_config()
 
@@ -39,7 +39,7 @@ c.Execute.extra_arguments = ["--log-level=ERROR", "--HistoryManager.hist_file=:m
 # A cell of tests that a student deleted is put back.
 c.OverwriteCells.add_missing_cells = True
 c.LimitOutput.max_lines = 200
-'''
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,7 +111,8 @@ def sets_table() -> str:
             cells = ", ".join(f"`{cell}` {points:g}" for cell, points in task.points.items())
             by = "marked by hand" if task.by_hand else cells
             rows.append([f"{task.number}. {task.title}", f"`{task.name}`", f"{task.total:g}", by])
-        goals.append(f"**Problem set {number}**, on [chapter {number}]({about['chapter']}.ipynb). Students")
+        chapter = f"[chapter {number}]({about['chapter']}.ipynb)"
+        goals.append(f"**Problem set {number}**, on {chapter}. Students")
         goals.append("\n".join(f"- {goal};" for goal in about["goals"]).removesuffix(";") + ".")
     header = ["task", "its name", "points", "cells of tests and their points"]
     return "\n\n".join([table(header, rows), "### Learning goals", *goals])
@@ -141,9 +142,7 @@ def tidy() -> None:
         path.write_text(problem_sets.to_text(notebook), encoding="utf-8", newline="\n")
 
 
-def make_course(
-    folder: Path, settings: Mapping[str, Settings], course_id: str = "vae"
-) -> None:
+def make_course(folder: Path, settings: Mapping[str, Settings], course_id: str = "vae") -> None:
     """Make an nbgrader course in a new or empty folder.
 
     Raises `ProblemSetError` if the folder holds anything, or nbgrader cannot release a set. What

@@ -1,6 +1,7 @@
 """Show that the marks of the problem sets can be trusted, with nbgrader itself (`make marks`).
 
-For each set it makes a course, hands in submissions, has nbgrader grade them and reads its gradebook:
+For each set it makes a course, hands in submissions, has nbgrader grade them and reads its
+gradebook:
 
 - the source, solutions and all: it must get every point;
 - the student version, untouched: no point for code;
@@ -49,7 +50,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What nbgrader made of a submission: the score of each marked cell, None where a hand must mark."""
+    """What nbgrader made of a submission: each marked cell's score, None if a hand must mark."""
 
     student: str
     scores: dict[str, float | None]
@@ -95,9 +96,7 @@ def submissions(name: str, quick: bool = False) -> list[Submission]:
     """What the invented students hand in for a set."""
     source = problem_sets.read(problem_sets.source_path(name))
     student_version = problem_sets.read(problem_sets.RELEASED / f"{name}.ipynb")
-    code = {
-        cell for task in problem_sets.tasks(source) if not task.by_hand for cell in task.points
-    }
+    code = {cell for task in problem_sets.tasks(source) if not task.by_hand for cell in task.points}
     found = [
         Submission(REFERENCE, with_solutions(student_version, source), (), frozenset()),
         Submission(UNTOUCHED, student_version, (), frozenset(code)),

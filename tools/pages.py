@@ -1,4 +1,4 @@
-"""Tables that a program writes into a page of the book, between two comments that mark the place."""
+"""Tables that a program writes into a page of the book, between two comments that mark where."""
 
 import os
 import platform

@@ -124,10 +124,8 @@ def tasks(notebook: NotebookNode) -> list[Task]:
                 int(heading["number"]),
                 heading["title"],
                 bool(heading["hand"]),
-                {nbgrader_of(c)["grade_id"]: nbgrader_of(c)["points"] for c in cells if is_marked(c)},
-                tuple(
-                    nbgrader_of(c)["grade_id"] for c in cells if nbgrader_of(c).get("solution")
-                ),
+                {c.id: nbgrader_of(c)["points"] for c in cells if is_marked(c)},
+                tuple(c.id for c in cells if nbgrader_of(c).get("solution")),
             )
         )
         stated = float(heading["points"])
@@ -146,7 +144,7 @@ def cell_named(notebook: NotebookNode, grade_id: str) -> NotebookNode:
 
 
 def secret_lines(name: str) -> set[str]:
-    """The lines of solutions, hidden tests and rubrics that stand nowhere in the student version."""
+    """The lines of solutions, hidden tests and rubrics that the student version has nowhere."""
     found: set[str] = set()
     for cell in read(source_path(name)).cells:
         for begin, end in (
@@ -220,11 +218,12 @@ def _cell_faults(cell: NotebookNode) -> list[str]:
     if cell.cell_type == "code" and (cell.outputs or cell.execution_count is not None):
         problems.append("it has been run; sources are kept without outputs")
     width = CODE_WIDTH if cell.cell_type == "code" else PROSE_WIDTH
-    problems += [f"line over {width}: {line}" for line in cell.source.split("\n") if len(line) > width]
+    lines = cell.source.split("\n")
+    problems += [f"line over {width}: {line}" for line in lines if len(line) > width]
     return problems
 
 
-# Settings ------------------------------------------------------------------------------------------
+# Settings ----------------------------------------------------------------------------------------
 
 
 def read_settings(path: Path | None) -> tuple[str, dict[str, Settings]]:
@@ -260,7 +259,8 @@ def read_settings(path: Path | None) -> tuple[str, dict[str, Settings]]:
 def _known(where: str, given: Any, known: set[str]) -> None:
     for key in given:
         if key not in known:
-            raise ProblemSetError(f"{where}: expected some of {', '.join(sorted(known))}; got {key!r}")
+            expected = ", ".join(sorted(known))
+            raise ProblemSetError(f"{where}: expected some of {expected}; got {key!r}")
 
 
 def with_settings(name: str, settings: Settings) -> NotebookNode:
@@ -308,7 +308,7 @@ def _renumber(notebook: NotebookNode) -> None:
         cell.source = HEADING.sub(heading, cell.source)
 
 
-# Answers -------------------------------------------------------------------------------------------
+# Answers -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
