@@ -59,12 +59,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "tidy":
             tidy()
             return 0
-        course_id, settings = problem_sets.read_settings(options.settings)
-        make_course(options.folder, settings, course_id)
-        print(f"A course with {', '.join(settings)} is in {options.folder}.")
-        print(f"Give students the files in {options.folder / 'release'}, and put what they hand in")
-        print(f"into {options.folder / 'submitted' / '<student>' / '<set>'}; then")
-        print(f"    make grade DIR={options.folder} SET={next(iter(settings))}")
+        course_id, settings = problem_sets.read_settings(
+            options.settings and options.settings.expanduser()
+        )
+        folder = options.folder.expanduser()
+        make_course(folder, settings, course_id)
+        print(f"A course with {', '.join(settings)} is in {folder}.")
+        print(f"Give students the files in {folder / 'release'}, and put what they hand in")
+        print(f"into {folder / 'submitted' / '<student>' / '<set>'}; then")
+        print(f"    make grade DIR={folder} SET={next(iter(settings))}")
     except (ProblemSetError, OSError) as error:
         print(f"course: {error}", file=sys.stderr)
         return 1
@@ -106,7 +109,8 @@ def sets_table() -> str:
         found = problem_sets.tasks(notebook)
         minutes, total = about["minutes"], sum(task.total for task in found)
         title = f"**[Problem set {number}](assignments/released/{name}.ipynb)**"
-        rows.append([title, "", f"**{total:g}**", f"about {minutes} minutes"])
+        time = f"about {minutes} minutes; runs in {about['seconds']} s on two CPU cores"
+        rows.append([title, "", f"**{total:g}**", time])
         for task in found:
             cells = ", ".join(f"`{cell}` {points:g}" for cell, points in task.points.items())
             by = "marked by hand" if task.by_hand else cells

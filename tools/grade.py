@@ -304,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.cell_seconds, options.total_seconds, memory=int(options.memory * (1 << 30))
     )
     try:
-        return grade(options.folder.resolve(), options.set, kind, limits, options.jobs)
+        return grade(options.folder.expanduser().resolve(), options.set, kind, limits, options.jobs)
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)
         return 130

@@ -32,7 +32,8 @@ BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_SCHEME, END_SCHEME = "=== BEGIN MARK SCHEME ===", "=== END MARK SCHEME ==="
 FEWEST_TASKS, MOST_TASKS = 4, 8
-MINUTES = (60, 120)
+MINUTES = (60, 120)  # of a student
+LONGEST_RUN = 120  # seconds, on two CPU cores
 CODE_WIDTH, PROSE_WIDTH = 100, 116
 
 
@@ -90,7 +91,7 @@ def to_text(notebook: NotebookNode) -> str:
 
 
 def about(name: str) -> dict[str, Any]:
-    """What the page for instructors says about a set: chapter, minutes, goals."""
+    """What the page for instructors says about a set: chapter, minutes, seconds, goals."""
     return tomllib.loads((ASSIGNMENTS / name / "about.toml").read_text(encoding="utf-8"))
 
 
@@ -182,6 +183,8 @@ def faults(name: str) -> list[str]:
     minutes = about(name)["minutes"]
     if not MINUTES[0] <= minutes <= MINUTES[1]:
         problems.append(f"{minutes} minutes: expected {MINUTES[0]} to {MINUTES[1]}")
+    if about(name)["seconds"] > LONGEST_RUN:
+        problems.append(f"it runs for {about(name)['seconds']} s: expected {LONGEST_RUN} at most")
     for task in found:
         marked = [cell_named(notebook, grade_id) for grade_id in task.points]
         if task.by_hand:
