@@ -2,13 +2,17 @@
 # The commands behind them are in the README, for those without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest address clean distclean
+.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest \
+	address release course grade marks clean distclean
 # Targets given together run one after the other.
 .NOTPARALLEL:
 
 CHAPTERS ?=
 FORCE ?=
 ARGS ?=
+DIR ?=
+SET ?=
+SETTINGS ?=
 ENV_PYTHON := .venv/bin/python
 
 help:
@@ -28,6 +32,10 @@ help:
 	@echo 'make newest     rewrite constraints.txt with the newest versions'
 	@echo 'make address    set the address of the repository, and with it the launch buttons:'
 	@echo '                URL=https://github.com/OWNER/REPOSITORY, or URL= for none'
+	@echo 'make release    make the student versions of the problem sets from their sources'
+	@echo 'make course     make an nbgrader course: DIR=folder, and SETTINGS=course.toml for a part'
+	@echo 'make grade      grade what was handed in, each in a sandbox: DIR=folder SET=ps3'
+	@echo 'make marks      grade every answer of tests/assignments with nbgrader and compare the marks'
 	@echo 'make clean      remove what was built; make distclean also the environments'
 	@echo
 	@echo 'PYTHON=/path/to/python names the Python to make the environment with (3.11 to 3.14).'
@@ -87,6 +95,20 @@ newest: setup
 
 address: setup
 	@$(ENV_PYTHON) tools/address.py $(if $(findstring command,$(origin URL)),"$(URL)",--check)
+
+release: setup
+	@$(ENV_PYTHON) tools/course.py release
+
+course: setup
+	@test -n "$(DIR)" || { echo 'make course: name the folder, DIR=...' >&2; exit 1; }
+	@$(ENV_PYTHON) tools/course.py new "$(DIR)" $(if $(SETTINGS),--settings "$(SETTINGS)")
+
+grade: data
+	@test -n "$(DIR)" -a -n "$(SET)" || { echo 'make grade: name the course, DIR=..., and the set, SET=ps3' >&2; exit 1; }
+	@$(ENV_PYTHON) tools/grade.py "$(DIR)" $(SET) $(ARGS)
+
+marks: data
+	$(ENV_PYTHON) tools/marks.py $(ARGS)
 
 clean:
 	rm -rf _build build *.egg-info .pytest_cache .hypothesis

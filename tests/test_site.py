@@ -3,7 +3,10 @@
 These tests read the files. Those of test_pages.py open them in a browser.
 """
 
+import json
 import re
+import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,6 +14,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import problem_sets  # noqa: E402
+from problem_sets import secret_lines  # noqa: E402
 
 FOREIGN = re.compile(r"^\s*(?:[a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)
 # Namespaces are names that merely look like addresses; a browser never asks for them.
@@ -237,3 +244,44 @@ def test_no_markup_is_left_unrendered(pages):
 
 def test_every_link_and_image_leads_somewhere(site):
     assert broken_links(site) == []
+
+
+def plain(path):
+    """What stands in a file of the site, without the tags that colour it and on one line."""
+    text = path.read_text(encoding="utf-8")
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", text)).split())
+
+
+def test_no_solution_is_in_the_site_or_its_sources(site):
+    """Nor a hidden test or a rubric: no such line of a set that does not stand in a chapter too."""
+    chapters = "".join(plain(path) for path in (ROOT / "book").glob("*.ipynb"))
+    secrets = set()
+    for name in problem_sets.names():
+        secrets |= {json.dumps(line, ensure_ascii=False)[1:-1] for line in secret_lines(name)}
+        secrets |= secret_lines(name)
+    secrets = {" ".join(line.split()) for line in secrets}
+    secrets = {line for line in secrets if line not in chapters}
+    assert secrets
+    searched = [
+        path
+        for path in site.rglob("*")
+        if path.suffix in (".html", ".ipynb", ".md", ".txt", ".js", ".json")
+        and not {"mathjax", "scripts"} & set(path.parts)
+    ]
+    assert any(path.suffix == ".ipynb" for path in searched)
+    texts = {path.relative_to(site).as_posix(): plain(path) for path in searched}
+    # Where nothing is hidden, the search finds what it looks for.
+    assert any("def kl_diagonal_gaussians" in text for text in texts.values())
+    found = [(name, line) for name, text in texts.items() for line in secrets if line in text]
+    assert found == []
+
+
+def test_each_problem_set_can_be_downloaded(site, pages):
+    """Its page has a link to the file that students hand in, as nbgrader released it."""
+    for name in problem_sets.names():
+        page = f"book/assignments/released/{name}.html"
+        links = [a.get("href", "") for a in Page(pages[page]).all("a")]
+        targets = {(site / page).parent / link for link in links if link.endswith(".ipynb")}
+        given = (problem_sets.RELEASED / f"{name}.ipynb").read_text(encoding="utf-8")
+        texts = [target.read_text(encoding="utf-8") for target in targets if target.is_file()]
+        assert given in texts, page

@@ -1,4 +1,4 @@
-"""Tables that a program writes into a page of the book, between two comments that mark the place."""
+"""Tables that a program writes into a page of the book, between two comments that mark where."""
 
 import os
 import platform
@@ -13,6 +13,12 @@ def put_between_marks(page: Path, name: str, text: str) -> None:
     Raises `ValueError` if the page does not have each mark once, in this order; it is then left
     as it was.
     """
+    new = between_marks(page, name, text)
+    page.write_text(new, encoding="utf-8", newline="\n")
+
+
+def between_marks(page: Path, name: str, text: str) -> str:
+    """What `put_between_marks` would write."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     content = page.read_text(encoding="utf-8")
     if content.count(begin) != 1 or content.count(end) != 1:
@@ -21,8 +27,7 @@ def put_between_marks(page: Path, name: str, text: str) -> None:
     if end not in rest:
         raise ValueError(f"page: expected {begin} before {end}, got {page}")
     after = rest.split(end)[1]
-    new = f"{before}{begin}\n{text.strip()}\n{end}{after}"
-    page.write_text(new, encoding="utf-8", newline="\n")
+    return f"{before}{begin}\n{text.strip()}\n{end}{after}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,0 +1,575 @@
+"""The problem sets: their sources, what is made from them, and the marks that answers get."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import course  # noqa: E402
+import grade  # noqa: E402
+import marks  # noqa: E402
+import problem_sets  # noqa: E402
+import sandbox  # noqa: E402
+from pages import between_marks  # noqa: E402
+from problem_sets import ProblemSetError, Settings, secret_lines  # noqa: E402
+
+SETS = problem_sets.names()
+
+
+def run(script, *arguments, **environment):
+    """Run a script of tools/; nbgrader is not imported here, as its warnings would be errors."""
+    command = [sys.executable, str(ROOT / "tools" / script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def source(name="ps3"):
+    return problem_sets.read(problem_sets.source_path(name))
+
+
+def released(name):
+    return problem_sets.read(problem_sets.RELEASED / f"{name}.ipynb")
+
+
+# The sources -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_source_keeps_the_rules(name):
+    assert problem_sets.faults(name) == []
+
+
+def break_heading(notebook):
+    cell = next(cell for cell in notebook.cells if cell.source.startswith("## Task 1"))
+    cell.source = cell.source.replace("(5 points)", "(6 points)")
+
+
+def break_number(notebook):
+    cell = next(cell for cell in notebook.cells if cell.source.startswith("## Task 2"))
+    cell.source = cell.source.replace("Task 2", "Task 3")
+
+
+def break_identifier(notebook):
+    problem_sets.cell_named(notebook, "kl")["id"] = "other"
+
+
+def break_twice(notebook):
+    """Done in the text, since nbformat would repair it."""
+
+
+def break_solution(notebook):
+    cell = problem_sets.cell_named(notebook, "kl")
+    cell.source = cell.source.replace(problem_sets.BEGIN_SOLUTION, "# begin")
+
+
+def break_hidden(notebook):
+    for cell in notebook.cells:
+        if cell.id.startswith("kl-"):
+            cell.source = cell.source.replace(problem_sets.BEGIN_HIDDEN, "# begin")
+
+
+def break_scheme(notebook):
+    cell = problem_sets.cell_named(notebook, "ladder")
+    cell.source = cell.source.replace(problem_sets.BEGIN_SCHEME, "Begin")
+
+
+def break_outputs(notebook):
+    problem_sets.cell_named(notebook, "setup").execution_count = 1
+
+
+def break_width(notebook):
+    problem_sets.cell_named(notebook, "setup").source += "\n# " + 100 * "x"
+
+
+def break_schema(notebook):
+    problem_sets.cell_named(notebook, "kl").metadata.nbgrader.schema_version = 2
+
+
+def break_loose_solution(notebook):
+    notebook.cells[0].source += f"\n{problem_sets.BEGIN_SOLUTION}\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (break_heading, "its heading says 6 points, its cells 5"),
+        (break_number, "not numbered"),
+        (break_identifier, "expected its id"),
+        (break_twice, "id ps3-00 twice"),
+        (break_solution, "no ### BEGIN SOLUTION"),
+        (break_hidden, "task kl: no hidden tests"),
+        (break_scheme, "no mark scheme"),
+        (break_outputs, "without outputs"),
+        (break_width, "line over 100"),
+        (break_schema, "schema version 3"),
+        (break_loose_solution, "not nbgrader's"),
+    ],
+)
+def test_a_source_that_breaks_a_rule_is_found(spoil, message, monkeypatch, tmp_path):
+    notebook = source()
+    spoil(notebook)
+    (tmp_path / "ps3").mkdir()
+    text = problem_sets.to_text(notebook)
+    if spoil is break_twice:
+        text = text.replace('"id": "ps3-02"', '"id": "ps3-00"')
+    (tmp_path / "ps3" / "ps3.ipynb").write_text(text, encoding="utf-8")
+    about = (problem_sets.ASSIGNMENTS / "ps3" / "about.toml").read_text(encoding="utf-8")
+    (tmp_path / "ps3" / "about.toml").write_text(about, encoding="utf-8")
+    monkeypatch.setattr(problem_sets, "ASSIGNMENTS", tmp_path)
+    assert any(message in fault for fault in problem_sets.faults("ps3"))
+
+
+# What is made from them --------------------------------------------------------------------------
+
+
+def test_what_is_released_is_what_the_sources_give():
+    done = run("course.py", "release", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_released_and_has_no_source_is_found(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(course, "released_versions", lambda names: {})
+    monkeypatch.setattr(problem_sets, "RELEASED", tmp_path)
+    (tmp_path / "ps9.ipynb").write_text("{}")
+    assert course.release(check=True) == 1
+    assert "ps9.ipynb" in capsys.readouterr().err
+    assert course.release() == 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_student_version_has_no_solution(name):
+    text = problem_sets.to_text(released(name))
+    for secret in secret_lines(name):
+        assert secret not in text
+    for cell in released(name).cells:
+        if problem_sets.nbgrader_of(cell).get("solution") and cell.cell_type == "code":
+            assert "# YOUR CODE HERE\n" in cell.source
+        for mark in ("BEGIN SOLUTION", "BEGIN HIDDEN", "MARK SCHEME"):
+            assert mark not in cell.source
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_has_secrets_to_keep(name):
+    assert len(secret_lines(name)) > 20
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_is_in_the_table_of_contents(name):
+    contents = (ROOT / "_toc.yml").read_text()
+    assert f"file: book/assignments/released/{name}\n" in contents
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A course: two tasks of one set, other points, a private hidden test; nbgrader released it."""
+    place = tmp_path_factory.mktemp("instructor")
+    private = place / "private" / "ps3"
+    private.mkdir(parents=True)
+    (private / "kl-values.py").write_text("SECRET_OF_MINE = kl_diagonal_gaussians\n")
+    settings = place / "course.toml"
+    settings.write_text(
+        'course_id = "mine"\nprivate_tests = "private"\n[sets.ps3]\ntasks = ["kl", "bug"]\n'
+        "points = { kl-values = 7 }\n"
+    )
+    done = run("course.py", "new", place / "course", "--settings", settings)
+    assert done.returncode == 0, done.stderr
+    return place / "course"
+
+
+def test_a_course_as_its_settings_want_it(folder):
+    given = problem_sets.read(folder / "release" / "ps3" / "ps3.ipynb")
+    tasks = problem_sets.tasks(given)
+    assert [(task.number, task.name, task.total) for task in tasks] == [(1, "kl", 9), (2, "bug", 6)]
+    assert "SECRET_OF_MINE" not in problem_sets.to_text(given)
+    kept = problem_sets.read(folder / "source" / "ps3" / "ps3.ipynb")
+    cell = problem_sets.cell_named(kept, "kl-values").source
+    assert "SECRET_OF_MINE" in cell.split(problem_sets.BEGIN_HIDDEN)[1]
+    assert {path.name for path in folder.iterdir()} >= {
+        "gradebook.db",
+        "nbgrader_config.py",
+        "release",
+        "source",
+        "submitted",
+    }
+    assert "mine" in (folder / "nbgrader_config.py").read_text()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("x")
+    assert course.main(["new", str(tmp_path)]) == 1
+    assert "not an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_settings_that_are_left_out_take_everything():
+    course_id, settings = problem_sets.read_settings(problem_sets.ASSIGNMENTS / "course.toml")
+    assert course_id == "vae"
+    assert settings == {name: Settings() for name in SETS}
+    assert problem_sets.with_settings("ps3", Settings()) == source()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("set = 1", "course.toml: expected"),
+        ('private_tests = "nowhere"', "no folder"),
+        ("[sets.ps99]", "no problem set 'ps99'"),
+        ("[sets.ps3]\ntask = []", "sets.ps3: expected"),
+        ('[sets.ps3]\ntasks = ["kl", "lk"]', "got 'lk'"),
+        ("[sets.ps3]\ntasks = []", "at least one task"),
+        ("[sets.ps3]\npoints = { kl = 1 }", "got 'kl'"),
+        ("[sets.ps3]\npoints = { kl-check = -1 }", "got -1"),
+    ],
+)
+def test_a_wrong_setting_is_named(text, message, tmp_path):
+    (tmp_path / "course.toml").write_text(text)
+    with pytest.raises(ProblemSetError, match=re.escape(message)):
+        problem_sets.read_settings(tmp_path / "course.toml")
+
+
+def test_private_tests_make_a_hidden_part_where_there_is_none(tmp_path):
+    (tmp_path / "ps3").mkdir()
+    (tmp_path / "ps3" / "kl-check.py").write_text("assert True\n")
+    cell = problem_sets.cell_named(
+        problem_sets.with_settings("ps3", Settings(private_tests=tmp_path)), "kl-check"
+    )
+    assert cell.source.endswith("### BEGIN HIDDEN TESTS\nassert True\n### END HIDDEN TESTS")
+    (tmp_path / "ps3" / "kl.py").write_text("assert True\n")
+    with pytest.raises(ProblemSetError, match="kl is not a cell of tests"):
+        problem_sets.with_settings("ps3", Settings(private_tests=tmp_path))
+
+
+# Grading -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def bubblewrap():
+    """A sandbox. Without one the tests of hostile code are skipped, under CI they fail."""
+    try:
+        return sandbox.find("bwrap")
+    except sandbox.NoSandboxError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"no sandbox: {error}")
+        pytest.skip(f"no sandbox: {error}")
+
+
+def hand_in(folder, student, notebook):
+    place = folder / "submitted" / student / "ps3"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "ps3.ipynb").write_text(problem_sets.to_text(notebook), encoding="utf-8")
+
+
+def marks_of(folder):
+    """The table of the last run, a dictionary for each student."""
+    with open(folder / "grades-ps3.csv", newline="", encoding="utf-8") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.slow
+def test_a_batch_is_graded_and_goes_on_where_it_was(folder, bubblewrap):
+    """Right, broken and no notebooks; then again, with one handed in anew and one half done."""
+    given = problem_sets.read(folder / "release" / "ps3" / "ps3.ipynb")
+    right = marks.with_solutions(given, source())
+    hand_in(folder, "ada", right)
+    # Everything up to the first test is missing, the imports too, and a test was made worthless.
+    cut = marks.with_solutions(given, source())
+    cut.cells = [cell for cell in cut.cells if cell.id not in ("setup", "kl", "kl-check")]
+    problem_sets.cell_named(cut, "kl-values").source = "pass"
+    hand_in(folder, "bob", cut)
+    (folder / "submitted" / "eve" / "ps3").mkdir(parents=True)
+    (folder / "submitted" / "eve" / "ps3" / "ps3.ipynb").symlink_to(folder / "gradebook.db")
+    done = run("grade.py", folder, "ps3", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 graded, 0 not" in done.stdout
+    table = marks_of(folder)
+    assert [table[name]["total"] for name in ("ada", "bob", "eve")] == ["15", "6", "0"]
+    assert table["ada"]["remarks"] == ""
+    for remark in ("setup was deleted", "kl-check was deleted", "kl-values was changed"):
+        assert remark in table["bob"]["remarks"]
+    assert "graded as untouched" in table["eve"]["remarks"]
+
+    # Killed after Ada was run and before nbgrader had her marks; Bob has handed in again.
+    path = folder / ".grading" / "ps3" / "ada.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "seconds": 1234.5, "graded": False}), encoding="utf-8")
+    problem_sets.cell_named(right, "kl").source = next(
+        a.code for a in problem_sets.answers("ps3") if a.name == "quotient of two exponentials"
+    )
+    hand_in(folder, "bob", right)
+    done = run("grade.py", folder, "ps3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = marks_of(folder)
+    assert (table["ada"]["total"], table["ada"]["seconds"]) == ("15", "1234.5")
+    assert (table["bob"]["total"], table["bob"]["remarks"]) == ("14", "")
+    assert json.loads(path.read_text(encoding="utf-8"))["graded"] is True
+
+
+def pair(name, code, test):
+    """A cell that a student wrote, and one that marks it."""
+    cells = [
+        nbformat.v4.new_code_cell(code, id=name),
+        nbformat.v4.new_code_cell(test, id=f"{name}-t"),
+    ]
+    for cell, grade in zip(cells, (False, True)):
+        cell.metadata["nbgrader"] = {
+            "grade": grade,
+            "solution": not grade,
+            "locked": grade,
+            "schema_version": 3,
+            "grade_id": cell.id,
+            "task": False,
+            **({"points": 1} if grade else {}),
+        }
+    return cells
+
+
+FORGED = """
+def f():
+    kernel = get_ipython().kernel
+    content = {"execution_count": 1, "data": {"text/plain": "1"}, "metadata": {}}
+    kernel.send_response(kernel.iopub_socket, "execute_result", content)
+    raise ValueError
+"""
+STUBBORN = """
+def f():
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+"""
+PATCHED = """
+import ast, builtins, torch
+class NoAsserts(ast.NodeTransformer):
+    def visit_Assert(self, node):
+        return ast.Pass()
+get_ipython().ast_transformers.append(NoAsserts())
+torch.allclose = torch.Tensor.__eq__ = lambda *arguments, **options: True
+builtins.abs = lambda x: 0
+"""
+# For each: what the student wrote, the test, and the error that the test must end with.
+HOSTILE = {
+    "fine": ("def f():\n    return 1", "assert f() == 1", None),
+    "loop": ("def f():\n    while True:\n        pass", "f()", "KeyboardInterrupt"),
+    "stubborn": (STUBBORN, "f()", "DeadKernelError"),
+    "exit": ("import os\ndef f():\n    os._exit(0)", "f()", "DeadKernelError"),
+    "raises": ("import sys\ndef f():\n    sys.exit(0)", "f()", "SystemExit"),
+    "memory": ("def f():\n    return bytearray(100 << 30)", "f()", "MemoryError"),
+    "network": (
+        "import socket\ndef f():\n    socket.create_connection(('192.0.2.1', 80), 2)",
+        "f()",
+        "OSError",
+    ),
+    "outside": ("def f():\n    open('/usr/written', 'w')", "f()", "OSError"),
+    "gradebook": ("def f():\n    open({secret!r})", "f()", "FileNotFoundError"),
+    "loud": ("def f():\n    print(3_000_000 * 'x')\n    return 1", "assert f() == 1", None),
+    "warns": ("def f():\n    import sys\n    print('hm', file=sys.stderr)", "f()", None),
+    "forged": (FORGED, "f()", "ValueError"),
+    "syntax": ("def g(:", "g()", "NameError"),
+    "patched": (PATCHED, "assert torch.allclose(torch.ones(1), torch.zeros(1))", "AssertionError"),
+    "after": (
+        "def f():\n    return 1",
+        "import torch\nassert f() == abs(torch.ones(1)).item()",
+        None,
+    ),
+}
+
+
+@pytest.mark.slow
+def test_hostile_cells_lose_their_own_points_and_no_others(bubblewrap, tmp_path):
+    secret = tmp_path / "gradebook.db"
+    secret.write_text("marks")
+    cells = []
+    for name, (code, test, _) in HOSTILE.items():
+        cells += pair(name, code.replace("{secret!r}", repr(str(secret))), test)
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    path, outcome = tmp_path / "notebook.json", tmp_path / "outcome.json"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    # Not here, where each warning of the packages that talk to kernels would be an error.
+    program = (
+        "import json, sys, nbformat, grade, sandbox\n"
+        "notebook, remarks = nbformat.from_dict(json.load(open(sys.argv[1]))), []\n"
+        "grade.execute(notebook, 'bwrap', sandbox.Limits(cell_seconds=3), remarks)\n"
+        "json.dump([notebook, remarks], open(sys.argv[2], 'w'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"}
+    command = [sys.executable, "-c", program, str(path), str(outcome)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    notebook, remarks = json.loads(outcome.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if not cell["id"].endswith("-t"):
+            continue
+        errors = [o["ename"] for o in cell["outputs"] if o["output_type"] == "error"]
+        wanted = HOSTILE[cell["id"].removesuffix("-t")][2]
+        assert errors == ([wanted] if wanted else []), (cell["id"], cell["outputs"])
+        streams = [o for o in cell["outputs"] if o["output_type"] == "stream"]
+        assert all(o["name"] == "stdout" and len(o["text"]) < 2 << 20 for o in streams)
+        assert not any(o["output_type"] == "execute_result" for o in cell["outputs"])
+    told = "; ".join(remarks)
+    for remark in (
+        "3 s, loop-t",
+        "interrupted in stubborn-t",
+        "died in exit-t",
+        "torch.allclose",
+        "ast",
+    ):
+        assert remark in told
+    assert not Path("/usr/written").exists()
+
+
+def test_without_a_sandbox_nothing_is_graded(tmp_path):
+    done = run("grade.py", tmp_path, "ps3", PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "bwrap is not installed" in done.stderr and "--no-sandbox" in done.stderr
+
+
+@pytest.mark.parametrize("kind", [*sandbox.KINDS, None])
+def test_a_sandbox_shows_neither_the_course_nor_the_sources(kind, tmp_path):
+    words = sandbox.wrap(kind, [sys.executable, "-c", ""], tmp_path, sandbox.Limits())
+    assert words.count(str(tmp_path)) == 2 * (kind == "bwrap")
+    assert not any(word.startswith((str(ROOT / "book"), str(ROOT / "tests"))) for word in words)
+    if kind in ("docker", "podman"):
+        assert words[words.index("--network") + 1] == "none" and "--read-only" in words
+        mounts = [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
+        writable = [mount for mount in mounts if not mount.endswith(":ro")]
+        assert writable == [f"{tmp_path}:{tmp_path}"]
+
+
+def test_a_submission_that_is_no_file_is_not_read(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT / "README.md")
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(grade.LARGEST_SUBMISSION + 1)
+    for name in ("link", "pipe", "large", "missing"):
+        with pytest.raises(OSError):
+            grade.read_submission(tmp_path / name)
+    (tmp_path / "plain").write_text("x")
+    assert grade.read_submission(tmp_path / "plain") == b"x"
+
+
+def test_a_submission_is_put_in_order():
+    """Locked cells as the source has them, the last of two cells of one name, own cells kept."""
+    given, remarks = released("ps3"), []
+    submitted = marks.with_solutions(given, source())
+    again = nbformat.from_dict(json.loads(json.dumps(problem_sets.cell_named(submitted, "kl"))))
+    again["id"], again.source = "again", "def kl_diagonal_gaussians(): pass"
+    submitted.cells.insert(8, again)
+    check = problem_sets.cell_named(submitted, "kl-check")
+    check.cell_type, check.source = "markdown", "I did it."
+    del check["outputs"], check["execution_count"]
+    problem_sets.cell_named(submitted, "kl-values").metadata.nbgrader.points = 100
+    submitted.cells = [c for c in submitted.cells if c.id not in ("setup", "elbo", "elbo-check")]
+    submitted.cells.append(nbformat.v4.new_code_cell("mine = 1"))
+    fixed = grade.repaired(submitted, given, source(), remarks)
+    names = [problem_sets.nbgrader_of(c).get("grade_id") for c in fixed.cells]
+    wanted = [c.id for c in given.cells if problem_sets.nbgrader_of(c)]
+    assert sorted(filter(None, names)) == sorted(wanted)
+    for before, after in (("setup", "kl"), ("kl-check", "elbo"), ("elbo", "elbo-check")):
+        assert names.index(before) < names.index(after)
+    for task in problem_sets.tasks(source()):
+        for cell, points in task.points.items():
+            marked, original = (problem_sets.cell_named(n, cell) for n in (fixed, source()))
+            assert marked.source == original.source
+            assert marked.metadata.nbgrader.points == points
+    assert problem_sets.cell_named(fixed, "kl").source == again.source
+    assert fixed.cells[-1].source == "mine = 1"
+    told = "; ".join(remarks)
+    for remark in ("kl more than once", "kl-check was made a markdown", "setup was", "elbo was"):
+        assert remark in told
+
+
+# The marks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_marks_of_the_source_the_untouched_version_and_wrong_answers(mnist):
+    """nbgrader releases, grades and keeps the marks; the rest of the answers is in `make marks`."""
+    done = run("marks.py", "--quick", "--sets", *SETS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_enough_answers_are_tried(name):
+    assert marks.too_few(name) == []
+
+
+def test_too_few_answers_are_found(monkeypatch):
+    few = [a for a in problem_sets.answers("ps3") if a.name != "arguments exchanged"]
+    few = [a for a in few if a.name not in ("log σ for log σ²", "softplus")]
+    monkeypatch.setattr(problem_sets, "answers", lambda name: few)
+    assert [line.split(":")[0] for line in marks.too_few("ps3")] == ["kl", "elbo"]
+
+
+def test_the_page_has_the_marks_of_these_answers():
+    wanted = between_marks(course.PAGE, "marks", "\n\n".join(map(marks.marks_table, SETS)))
+    assert course.PAGE.read_text(encoding="utf-8") == wanted, "run make marks ARGS=--write"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_answer_is_in_some_submission(name):
+    handed_in = marks.submissions(name)
+    assert {a for each in handed_in for a in each.answers} == set(problem_sets.answers(name))
+    assert [each.student for each in handed_in[:2]] == [marks.REFERENCE, marks.UNTOUCHED]
+    for each in handed_in[2:]:
+        cells = [answer.cell for answer in each.answers]
+        assert len(set(cells)) == len(cells)
+        assert each.fails == {cell for answer in each.answers for cell in answer.fails}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"kl-check": 0.0}, "reference: kl-check got 0.0 of 1, expected 1"),
+        ({"ladder": 4.0}, "ladder got 4.0 of 4, expected None"),
+        ({"kl-values": None}, "kl-values got None of 3, expected 3"),
+    ],
+)
+def test_a_mark_that_is_not_as_it_must_be_is_found(change, message):
+    reference = marks.submissions("ps3")[0]
+    scores = {cell: p for task in problem_sets.tasks(source()) for cell, p in task.points.items()}
+    outcome = marks.Outcome("reference", {**scores, "ladder": None, **change}, "", 1.0)
+    problems = marks.compare("ps3", reference, outcome)
+    assert len(problems) == (message is not None)
+    assert message is None or message in problems[0]
+    failed = marks.Outcome("reference", scores, "RuntimeError", 1.0)
+    assert "nbgrader failed" in marks.compare("ps3", reference, failed)[0]
+
+
+def test_the_untouched_version_must_lose_all_points_for_code():
+    untouched = marks.submissions("ps3")[1]
+    tasks = problem_sets.tasks(source())
+    assert untouched.fails == {c for task in tasks if not task.by_hand for c in task.points}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('[[right]]\ncell = "lk"\nname = "x"\ncode = ""', "no cell for a solution"),
+        ('[[right]]\ncell = "kl"\ncode = ""', "no name"),
+        (
+            '[[wrong]]\ncell = "kl"\nname = "x"\ncode = ""\nreveals = "y"\nfails = []',
+            "fails a test",
+        ),
+        (
+            '[[wrong]]\ncell = "kl"\nname = "x"\ncode = ""\nreveals = "y"\nfails = ["elbo-check"]',
+            "got 'elbo-check'",
+        ),
+    ],
+)
+def test_a_wrong_entry_among_the_answers_is_named(entry, message, monkeypatch, tmp_path):
+    (tmp_path / "ps3.toml").write_text(entry)
+    monkeypatch.setattr(problem_sets, "ANSWERS", tmp_path)
+    with pytest.raises(ProblemSetError, match=re.escape(message)):
+        problem_sets.answers("ps3")
