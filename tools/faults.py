@@ -388,8 +388,6 @@ CHAPTER_3 = chapter(
      "log_q_x.logsumexp(dim=0) - math.log(20)", "log_q_x.mean(dim=0)"),
     ("information measured against the prior",
      "(log_q_x.exp() * (log_q_x - log_q))", "(log_q_x.exp() * (log_q_x - log_p))"),
-    ("mismatch averaged over the prior",
-     "(log_q.exp() * (log_q - log_p))", "(log_p.exp() * (log_q - log_p))"),
 )  # fmt: skip
 
 CHAPTER_4 = chapter(
