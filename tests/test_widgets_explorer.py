@@ -197,9 +197,11 @@ def test_python_sees_z_and_sets_it():
     assert explorer.z == [3.0, -1.5]
 
 
-def test_a_new_model_is_put_in():
+def test_a_new_model_is_put_in(monkeypatch):
     explorer, other = small(), VAE(hidden_dim=8, activation="tanh", generator=stream("other"))
     before, figure = explorer.get_state(), explorer._repr_mimebundle_()[0]["image/png"]
+    sent = []
+    monkeypatch.setattr(explorer, "send_state", lambda names: sent.append(set(names)))
     explorer.vae = other
     after = explorer.get_state()
     changed = {name for name in after if after[name] != before[name]}
@@ -207,8 +209,10 @@ def test_a_new_model_is_put_in():
         "hidden_dim", "activation", "encoder_weights", "decoder_weights", "codes",
     }  # fmt: skip
     assert explorer.vae is other
+    assert sent == [changed]  # one message
     fresh = LatentExplorer(other, SPLIT).get_state()
     assert all(after[name] == fresh[name] for name in changed)
+    monkeypatch.undo()
     assert explorer._repr_mimebundle_()[0]["image/png"] != figure
     with pytest.raises(ValueError, match="^vae: expected two latent dimensions"):
         explorer.vae = VAE(3, 4)

@@ -268,7 +268,8 @@ html[data-theme="dark"] .vx, body[data-jp-theme-light="false"] .vx {
 .vx-examples { display: grid; grid-template-columns: repeat(15, minmax(0, 1fr)); gap: 4px; }
 .vx .vx-examples button { padding: 0; min-height: 24px; aspect-ratio: 1; overflow: hidden;
   background: #000; border-radius: 3px; }
-.vx .vx-examples button[aria-pressed="true"] { outline: 3px solid var(--mark); outline-offset: 0; }
+.vx .vx-examples button[aria-pressed="true"] { box-shadow: 0 0 0 3px var(--mark); }
+.vx .vx-examples button:focus-visible { position: relative; z-index: 1; outline-color: var(--ink); }
 .vx-examples canvas { display: block; width: 100%; height: 100%; }
 .vx-terms { display: grid; grid-template-columns: auto auto 1fr; gap: 3px 14px; align-items: baseline; }
 .vx-value { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
