@@ -34,7 +34,9 @@ WITHOUT_ADDRESS = (
     + """import importlib.util
 
 if importlib.util.find_spec("vae_lib") is None:
-    raise ModuleNotFoundError("the book's library is missing; in the book's folder: pip install .")"""
+    raise ModuleNotFoundError(
+        "the book's library is missing; in the book's folder: pip install '.[widgets]'"
+    )"""
 )
 # pip leaves packages that are there, such as Colab's own torch, as they are.
 WITH_ADDRESS = (
