@@ -82,6 +82,16 @@ def break_scheme(notebook):
     cell.source = cell.source.replace(problem_sets.BEGIN_SCHEME, "Begin")
 
 
+def break_scheme_end(notebook):
+    cell = problem_sets.cell_named(notebook, "ladder")
+    cell.source = cell.source.replace("\n\n" + problem_sets.END_SCHEME, " " + problem_sets.END_SCHEME)
+
+
+def break_scheme_begin(notebook):
+    cell = problem_sets.cell_named(notebook, "ladder")
+    cell.source = cell.source.replace(problem_sets.BEGIN_SCHEME + "\n\n", problem_sets.BEGIN_SCHEME)
+
+
 def break_outputs(notebook):
     problem_sets.cell_named(notebook, "setup").execution_count = 1
 
@@ -98,6 +108,14 @@ def break_loose_solution(notebook):
     notebook.cells[0].source += f"\n{problem_sets.BEGIN_SOLUTION}\n"
 
 
+def break_link(notebook):
+    notebook.cells[0].source += "\nSee [the notation](../../notation.md)."
+
+
+def break_chapter(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("03_elbo", "03_bound")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -108,10 +126,14 @@ def break_loose_solution(notebook):
         (break_solution, "no ### BEGIN SOLUTION"),
         (break_hidden, "task kl: no hidden tests"),
         (break_scheme, "no mark scheme"),
+        (break_scheme_end, "cell ladder: a begin or an end that is not on a line of its own"),
+        (break_scheme_begin, "cell ladder: a begin or an end that is not on a line of its own"),
         (break_outputs, "without outputs"),
         (break_width, "line over 100"),
         (break_schema, "schema version 3"),
         (break_loose_solution, "not nbgrader's"),
+        (break_link, "[the notation](../../notation.md) leads nowhere"),
+        (break_chapter, "[chapter 3](../../03_bound.ipynb): no such chapter"),
     ],
 )
 def test_a_source_that_breaks_a_rule_is_found(spoil, message, monkeypatch, tmp_path):
@@ -155,6 +177,14 @@ def test_a_student_version_has_no_solution(name):
             assert "# YOUR CODE HERE\n" in cell.source
         for mark in ("BEGIN SOLUTION", "BEGIN HIDDEN", "MARK SCHEME"):
             assert mark not in cell.source
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_student_version_links_to_nothing_that_a_student_does_not_have(name):
+    """It names its chapter in words; tests/test_site.py sees that the page has a link there."""
+    text = "\n".join(c.source for c in released(name).cells if c.cell_type == "markdown")
+    assert f"chapter {name.removeprefix('ps')} of the book" in text
+    assert [link for link in problem_sets.LINK.findall(text) if "://" not in link[1]] == []
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -214,7 +244,11 @@ def test_settings_that_are_left_out_take_everything():
     course_id, settings = problem_sets.read_settings(problem_sets.ASSIGNMENTS / "course.toml")
     assert course_id == "vae"
     assert settings == {name: Settings() for name in SETS}
-    assert problem_sets.with_settings("ps3", Settings()) == source()
+    wanted = source()
+    first = wanted.cells[0]
+    first.source = first.source.replace("[chapter 3](../../03_elbo.ipynb)", "chapter 3 of the book")
+    assert wanted != source()
+    assert problem_sets.with_settings("ps3", Settings()) == wanted
 
 
 @pytest.mark.parametrize(

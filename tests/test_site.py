@@ -285,3 +285,12 @@ def test_each_problem_set_can_be_downloaded(site, pages):
         given = (problem_sets.RELEASED / f"{name}.ipynb").read_text(encoding="utf-8")
         texts = [target.read_text(encoding="utf-8") for target in targets if target.is_file()]
         assert given in texts, page
+
+
+def test_the_page_of_a_problem_set_has_a_link_to_its_chapter(site, pages):
+    """In its text; the file that students get says the same without one."""
+    for name in problem_sets.names():
+        page = pages[f"book/assignments/released/{name}.html"]
+        chapter = problem_sets.about(name)["chapter"]
+        words = rf'href="\.\./\.\./{chapter}\.html"><[^>]*>chapter {chapter[1]} of the book<'
+        assert re.search(words, page), name

@@ -31,6 +31,14 @@ HEADING = re.compile(
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_SCHEME, END_SCHEME = "=== BEGIN MARK SCHEME ===", "=== END MARK SCHEME ==="
+REGIONS = (
+    (BEGIN_SOLUTION, END_SOLUTION),
+    (BEGIN_HIDDEN, END_HIDDEN),
+    (BEGIN_SCHEME, END_SCHEME),
+)
+MARKERS = tuple(marker for region in REGIONS for marker in region)
+LINK = re.compile(r"\[(?P<words>[^]\n]*)\]\((?P<target>[^)\s]*)\)")
+CHAPTER_LINK = re.compile(r"\[chapter (?P<number>\d)\]\(\.\./\.\./0(?P=number)_\w+\.ipynb\)")
 FEWEST_TASKS, MOST_TASKS = 4, 8
 MINUTES = (60, 120)  # of a student
 LONGEST_RUN = 120  # seconds, on two CPU cores
@@ -144,15 +152,19 @@ def cell_named(notebook: NotebookNode, grade_id: str) -> NotebookNode:
     raise ProblemSetError(f"no cell {grade_id!r}")
 
 
+def without_links(text: str) -> str:
+    """A text of a set for a student's folder, from which no link to a chapter leads anywhere.
+
+    On the page of the set tools/sphinx_ext/chapter_links.py makes links of the words again.
+    """
+    return CHAPTER_LINK.sub(r"chapter \g<number> of the book", text)
+
+
 def secret_lines(name: str) -> set[str]:
     """The lines of solutions, hidden tests and rubrics that the student version has nowhere."""
     found: set[str] = set()
     for cell in read(source_path(name)).cells:
-        for begin, end in (
-            (BEGIN_SOLUTION, END_SOLUTION),
-            (BEGIN_HIDDEN, END_HIDDEN),
-            (BEGIN_SCHEME, END_SCHEME),
-        ):
+        for begin, end in REGIONS:
             for region in re.findall(f"{begin}\n(.*?){end}", cell.source, re.DOTALL):
                 found |= {line.strip() for line in region.split("\n")}
     given = "\n".join(cell.source for cell in read(RELEASED / f"{name}.ipynb").cells)
@@ -220,8 +232,21 @@ def _cell_faults(cell: NotebookNode) -> list[str]:
         problems.append("a solution or hidden tests in a cell that is not nbgrader's")
     if cell.cell_type == "code" and (cell.outputs or cell.execution_count is not None):
         problems.append("it has been run; sources are kept without outputs")
-    width = CODE_WIDTH if cell.cell_type == "code" else PROSE_WIDTH
     lines = cell.source.split("\n")
+    for line in lines:
+        # nbgrader would take it for one all the same, and `secret_lines` would not.
+        if line.strip() not in MARKERS and any(marker in line for marker in MARKERS):
+            problems.append(f"a begin or an end that is not on a line of its own: {line}")
+    if cell.cell_type == "markdown":
+        prose = re.sub(r"`[^`]*`|\$[^$]*\$", "", without_links(cell.source))
+        for link in LINK.finditer(prose):
+            if not link["target"].startswith(("https://", "http://")):
+                wanted = "[chapter N](../../0N_its_name.ipynb)"
+                problems.append(f"{link[0]} leads nowhere in a student's folder; only {wanted} may")
+        for link in CHAPTER_LINK.finditer(cell.source):
+            if not (ROOT / "book" / Path(LINK.match(link[0])["target"]).name).is_file():
+                problems.append(f"{link[0]}: no such chapter")
+    width = CODE_WIDTH if cell.cell_type == "code" else PROSE_WIDTH
     problems += [f"line over {width}: {line}" for line in lines if len(line) > width]
     return problems
 
@@ -267,8 +292,14 @@ def _known(where: str, given: Any, known: set[str]) -> None:
 
 
 def with_settings(name: str, settings: Settings) -> NotebookNode:
-    """The source of a set as a course wants it: tasks left out, points and private tests put in."""
+    """The source of a set as a course wants it: tasks left out, points and private tests put in.
+
+    Its links to chapters are plain words, since a course lies outside the book's folder.
+    """
     notebook = copy.deepcopy(read(source_path(name)))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = without_links(cell.source)
     if settings.tasks is not None:
         notebook.cells = [c for c in notebook.cells if task_of(c) in (None, *settings.tasks)]
     for grade_id, value in settings.points.items():
