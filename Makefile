@@ -2,8 +2,7 @@
 # The commands behind them are in the README, for those without make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest \
-	address release course grade marks clean distclean
+.PHONY: help setup book test lab execute bench weights data matrix faults mutants oldest newest address release course grade marks clean distclean
 # Targets given together run one after the other.
 .NOTPARALLEL:
 
