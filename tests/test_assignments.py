@@ -84,7 +84,8 @@ def break_scheme(notebook):
 
 def break_scheme_end(notebook):
     cell = problem_sets.cell_named(notebook, "ladder")
-    cell.source = cell.source.replace("\n\n" + problem_sets.END_SCHEME, " " + problem_sets.END_SCHEME)
+    end = problem_sets.END_SCHEME
+    cell.source = cell.source.replace(f"\n\n{end}", f" {end}")
 
 
 def break_scheme_begin(notebook):
@@ -527,10 +528,43 @@ def test_a_submission_is_put_in_order():
 
 
 @pytest.mark.slow
-def test_marks_of_the_source_the_untouched_version_and_wrong_answers(mnist):
-    """nbgrader releases, grades and keeps the marks; the rest of the answers is in `make marks`."""
-    done = run("marks.py", "--quick", "--sets", *SETS)
+def test_marks_of_the_source(mnist):
+    """nbgrader releases, grades and keeps the marks; of all sets and answers in `make marks`."""
+    done = run("marks.py", "--quick", "--jobs", "1", "--sets", SETS[-1])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_every_answer_passes_and_fails_the_tests_that_it_must(mnist):
+    """And the source and the untouched version: of all sets, in one process, without nbgrader."""
+    done = run("marks.py", "--direct", "--sets", *SETS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_running_directly_finds(monkeypatch):
+    """A test that complains without an error, one that tests nothing, and no untouched version."""
+    notebook = source()
+    notebook.cells = [c for c in notebook.cells if problem_sets.task_of(c) == "kl"]
+    setup = nbformat.v4.new_code_cell("import math, sys, torch\nfrom vae_lib import stream")
+    notebook.cells.insert(0, setup)
+    problem_sets.cell_named(notebook, "kl-check").source += "\nprint('!', file=sys.stderr)"
+    problem_sets.cell_named(notebook, "kl-values").source = "kl_diagonal_gaussians"
+    right, wrong = (
+        next(a for a in problem_sets.answers("ps3") if a.name == name)
+        for name in ("loop over dimensions", "arguments exchanged")
+    )
+    monkeypatch.setattr(problem_sets, "read", lambda path: notebook)
+    monkeypatch.setattr(problem_sets, "answers", lambda name: [right, wrong])
+    tried, problems = marks.run_directly("ps3")
+    assert tried == 2
+    assert problems == [
+        "reference: kl-check failed with stderr: !\n",
+        "untouched: kl-values passed",
+        "untouched: kl-edges passed",
+        "kl: loop over dimensions: kl-check failed with stderr: !\n",
+        "kl: arguments exchanged: kl-check failed with stderr: !\n",
+        "kl: arguments exchanged: kl-values passed",
+    ]
 
 
 @pytest.mark.parametrize("name", SETS)

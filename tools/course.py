@@ -126,7 +126,7 @@ def released_versions(names: list[str]) -> dict[str, str]:
     """The text of the student version of each set, as nbgrader makes it."""
     with tempfile.TemporaryDirectory() as folder:
         course = Path(folder) / "course"
-        make_course(course, {name: Settings() for name in names})
+        make_course(course, {name: Settings() for name in names}, gradebook=False)
         found = {}
         for name in names:
             notebook = problem_sets.read(course / "release" / name / f"{name}.ipynb")
@@ -146,8 +146,10 @@ def tidy() -> None:
         path.write_text(problem_sets.to_text(notebook), encoding="utf-8", newline="\n")
 
 
-def make_course(folder: Path, settings: Mapping[str, Settings], course_id: str = "vae") -> None:
-    """Make an nbgrader course in a new or empty folder.
+def make_course(
+    folder: Path, settings: Mapping[str, Settings], course_id: str = "vae", gradebook: bool = True
+) -> None:
+    """Make an nbgrader course in a new or empty folder, to release only if it has no gradebook.
 
     Raises `ProblemSetError` if the folder holds anything, or nbgrader cannot release a set. What
     was written until then is removed.
@@ -164,7 +166,7 @@ def make_course(folder: Path, settings: Mapping[str, Settings], course_id: str =
             source = folder / "source" / name
             source.mkdir(parents=True)
             (source / f"{name}.ipynb").write_text(problem_sets.to_text(notebook), encoding="utf-8")
-        with nbgrader_api(folder) as api:
+        with nbgrader_api(folder, gradebook) as api:
             for name in notebooks:
                 result = api.generate_assignment(name)
                 if not result["success"]:
@@ -175,7 +177,7 @@ def make_course(folder: Path, settings: Mapping[str, Settings], course_id: str =
 
 
 @contextlib.contextmanager
-def nbgrader_api(folder: Path) -> Iterator:
+def nbgrader_api(folder: Path, gradebook: bool = True) -> Iterator:
     """nbgrader's own programming interface, in a course's folder."""
     # Imported here, since it takes two seconds.
     from nbgrader.apps import NbGraderAPI
@@ -190,6 +192,9 @@ def nbgrader_api(folder: Path) -> Iterator:
     config = PyFileConfigLoader("nbgrader_config.py", path=str(folder)).load_config()
     config.CourseDirectory.root = str(folder)
     config.Application.log_level = "ERROR"
+    if not gradebook:  # as the option --no-db; to make one takes seconds
+        config.GenerateAssignment.no_database = True
+        config.SaveCells.enabled = False
     api = NbGraderAPI(CourseDirectory(config=config), config=config)
     # Whatever it logs comes back with its results.
     with contextlib.redirect_stderr(open(os.devnull, "w")):

@@ -10,20 +10,24 @@ gradebook:
   tests must fail if the answer says so, and no other may.
 
     python tools/marks.py                        every set, every answer
-    python tools/marks.py --sets ps3 --quick     the first two and one submission of wrong answers
+    python tools/marks.py --sets ps3 --quick     the source only
+    python tools/marks.py --direct               every answer, without nbgrader: see `run_directly`
     python tools/marks.py --write                put the tables into the page for instructors
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,16 +66,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Grade, compare and say what differs; the exit status is 1 if a mark is not as it must be."""
     parser = argparse.ArgumentParser(prog="marks.py", description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=problem_sets.names())
-    parser.add_argument("--quick", action="store_true", help="three submissions for each set")
+    parser.add_argument("--quick", action="store_true", help="one submission for each set")
+    parser.add_argument("--direct", action="store_true", help="without nbgrader, in seconds")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="gradings at once")
     parser.add_argument("--write", action="store_true", help="put the tables into the page")
     options = parser.parse_args(arguments)
-    if options.write and (options.quick or options.sets != problem_sets.names()):
+    if options.write and (
+        options.quick or options.direct or options.sets != problem_sets.names()
+    ):
         parser.error("--write is for all answers of all sets")
     # Each grading has a core to itself.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     wrong = 0
-    for name in options.sets:
+    for name in options.sets if options.direct else ():
+        tried, problems = run_directly(name)
+        print(*(f"{name}: {problem}" for problem in problems), sep="\n", end="\n" * bool(problems))
+        print(f"{name}: {tried} answers run, {len(problems) or 'no'} marks are wrong", flush=True)
+        wrong += len(problems)
+    for name in () if options.direct else options.sets:
         start = time.perf_counter()
         handed_in = submissions(name, options.quick)
         outcomes = grade(name, handed_in, options.jobs)
@@ -101,16 +113,16 @@ def submissions(name: str, quick: bool = False) -> list[Submission]:
         Submission(REFERENCE, with_solutions(student_version, source), (), frozenset()),
         Submission(UNTOUCHED, student_version, (), frozenset(code)),
     ]
+    if quick:
+        return found[:1]
     answers = problem_sets.answers(name)
     cells = dict.fromkeys(answer.cell for answer in answers)
     by_cell = {cell: [a for a in answers if a.cell == cell] for cell in cells}
-    if quick:
-        by_cell = {c: [a for a in group if not a.right][:1] for c, group in by_cell.items()}
     for number in range(max(map(len, by_cell.values()), default=0)):
         # Turned by one from cell to cell, so that right and wrong answers meet.
         chosen = [
             group[(number + turn) % len(group)]
-            for turn, group in enumerate(group for group in by_cell.values() if group)
+            for turn, group in enumerate(by_cell.values())
         ]
         notebook = with_solutions(student_version, source)
         for answer in chosen:
@@ -186,6 +198,66 @@ def compare(name: str, submission: Submission, outcome: Outcome) -> list[str]:
                     f"{submission.student}: {cell} got {got} of {points:g}, expected {wanted}{by}"
                 )
     return problems
+
+
+def run_directly(name: str) -> tuple[int, list[str]]:
+    """Run the cells of a set in this process; return how many answers that were, and what is wrong.
+
+    The source is run as a whole, the untouched version and each answer with the cells of its task
+    only. A cell of tests fails as it does for nbgrader: with an error, or if it writes to stderr.
+    What this does not show is what nbgrader does around it, and whether an answer spoils a later
+    task.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    source = problem_sets.read(problem_sets.source_path(name))
+    released = problem_sets.read(problem_sets.RELEASED / f"{name}.ipynb")
+    code = [cell for cell in source.cells if cell.cell_type == "code"]
+    tried, problems = 0, []
+    with warnings.catch_warnings():
+        failed = _run_cells(code, {}, {})
+        problems += [f"{REFERENCE}: {cell} failed with {why}" for cell, why in failed.items()]
+        start: dict = {}
+        _run_cells([cell for cell in code if problem_sets.task_of(cell) is None], {}, start)
+        for task in problem_sets.tasks(source):
+            cells = [cell for cell in code if problem_sets.task_of(cell) == task.name]
+            while cells and cells[-1].id not in task.points:
+                cells.pop()  # a figure after the last test changes no mark
+            if task.by_hand or not cells:
+                continue
+            stubs = {c: problem_sets.cell_named(released, c).source for c in task.solutions}
+            tries = [(UNTOUCHED, stubs, set(task.points))]
+            for answer in problem_sets.answers(name):
+                if answer.cell in task.solutions:
+                    what = f"{answer.cell}: {answer.name}"
+                    tries.append((what, {answer.cell: answer.code}, set(answer.fails)))
+            for what, written, wanted in tries:
+                failed = _run_cells(cells, written, dict(start))
+                for cell in task.points:
+                    if (cell in failed) != (cell in wanted):
+                        outcome = f"failed with {failed[cell]}" if cell in failed else "passed"
+                        problems.append(f"{what}: {cell} {outcome}")
+            tried += len(tries) - 1
+    return tried, problems
+
+
+def _run_cells(
+    cells: Iterable[NotebookNode], written: dict[str, str], namespace: dict
+) -> dict[str, str]:
+    """Run cells, some as a student wrote them; return the ids and the errors of those that fail."""
+    failed = {}
+    namespace["__name__"] = "__main__"
+    for cell in cells:
+        shown, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(errors):
+            try:
+                exec(compile(written.get(cell.id, cell.source), cell.id, "exec"), namespace)
+            except Exception as error:
+                failed[cell.id] = f"{type(error).__name__}: {error}"
+        if errors.getvalue():
+            failed.setdefault(cell.id, f"stderr: {errors.getvalue()}")
+    return failed
 
 
 def too_few(name: str) -> list[str]:
