@@ -153,7 +153,7 @@ def test_when_pip_fails_the_first_cell_says_why(pip, monkeypatch):
 
 def test_without_an_address_the_first_cell_says_what_to_do(pip, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"in the book's folder: pip install \."):
+    with pytest.raises(ModuleNotFoundError, match=r"in the book's folder: pip install '\.\[widgets\]'"):
         exec(address.setup_source(""), {})
     assert pip.seen == []
 
