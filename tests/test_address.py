@@ -23,6 +23,7 @@ from sphinx.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 ADDRESS = "https://github.com/some-owner/some.book"
 HUB = "https://hub.example.org/school"
+SET = "assignments/released/ps1.ipynb"
 WRONG = [
     "git@github.com:owner/book.git",
     "http://github.com/owner/book",
@@ -105,6 +106,17 @@ def test_a_chapter_without_its_first_cell_is_refused(copy):
     with pytest.raises(ValueError, match="01_data.ipynb: expected a hidden first code cell"):
         address.set_address(copy, ADDRESS)
     assert contents(copy) == before
+
+
+def test_the_sets_are_released_anew_with_the_address(copy, monkeypatch):
+    """Their versions for students hold the first cell, and nbgrader's checksum of it."""
+    released = []
+    monkeypatch.setattr(address, "ROOT", copy)
+    release = SimpleNamespace(release=lambda: released.append(address.setting(copy)[0]))
+    monkeypatch.setitem(sys.modules, "course", release)
+    assert address.main([ADDRESS]) == 0
+    assert address.main([WRONG[0]]) == 1
+    assert released == [ADDRESS]
 
 
 # The first cell ---------------------------------------------------------------------------------
@@ -207,7 +219,7 @@ def test_a_jupyterhub_without_an_address_stops_the_build():
 
 @pytest.fixture(scope="module")
 def small_site(tmp_path_factory):
-    """A site with the book's settings, an address and a JupyterHub: an introduction, a chapter."""
+    """The book's settings, an address and a JupyterHub: an introduction, a chapter, a problem set."""
     root = tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "tools" / "sphinx_ext", root / "tools" / "sphinx_ext")
     shutil.copytree(ROOT / "book" / "styles", root / "book" / "styles")
@@ -224,7 +236,10 @@ def small_site(tmp_path_factory):
         metadata={"kernelspec": {"display_name": "Python 3", "name": "python3"}},
     )
     nbformat.write(notebook, root / "book" / "01_data.ipynb")
-    contents = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/01_data"}]}
+    (root / "book" / SET).parent.mkdir(parents=True)
+    shutil.copy(ROOT / "book" / SET, root / "book" / SET)
+    files = ["book/01_data", f"book/{SET}"]
+    contents = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": f} for f in files]}
     (root / "_toc.yml").write_text(yaml.safe_dump(contents))
     shutil.copy(ROOT / "_config.yml", root)
     address.set_address(root, ADDRESS)
@@ -247,9 +262,11 @@ def buttons(page):
     return [url.replace("&amp;", "&") for url in LINK.findall(page.read_text(encoding="utf-8"))]
 
 
-def test_the_buttons_lead_where_the_services_want_it(small_site):
-    colab, binder, hub, repository, issue = buttons(small_site / "book" / "01_data.html")
-    path = "book/01_data.ipynb"
+@pytest.mark.parametrize("name", ["01_data.ipynb", SET])
+def test_the_buttons_lead_where_the_services_want_it(small_site, name):
+    page = (small_site / "book" / name).with_suffix(".html")
+    colab, binder, hub, repository, issue = buttons(page)
+    path = f"book/{name}"
     assert repository == ADDRESS
     assert issue.startswith(f"{ADDRESS}/issues/new?")
     assert colab == (
@@ -266,7 +283,7 @@ def test_the_buttons_lead_where_the_services_want_it(small_site):
     }
 
 
-def test_only_chapters_can_be_launched(small_site):
+def test_only_notebooks_can_be_launched(small_site):
     repository, issue = buttons(small_site / "book" / "intro.html")
     assert repository == ADDRESS and issue.startswith(f"{ADDRESS}/issues/new?")
 
@@ -283,7 +300,7 @@ def test_a_page_with_buttons_is_as_good_as_one_without(small_site, browser):
 def test_no_page_of_the_book_has_a_dead_button(site):
     """Without an address no button leads out of the site."""
     has_address = bool(address.setting(ROOT)[0])
-    for page in (site / "book").glob("*.html"):
+    for page in (site / "book").rglob("*.html"):
         assert bool(buttons(page)) == has_address, page.name
         assert ("launch-buttons" in page.read_text(encoding="utf-8")) <= has_address, page.name
 

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import address  # noqa: E402
 import course  # noqa: E402
 import grade  # noqa: E402
 import marks  # noqa: E402
@@ -181,6 +182,21 @@ def test_a_student_version_has_no_solution(name):
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("url", ["", "https://github.com/some-owner/some.book"])
+def test_a_set_begins_with_the_cell_that_installs_the_library(name, url, monkeypatch):
+    monkeypatch.setattr(address, "setting", lambda root: (url, "main"))
+    first, *others = (
+        cell
+        for cell in problem_sets.with_settings(name, Settings()).cells
+        if cell.cell_type == "code"
+    )
+    assert first.source == address.setup_source(url)
+    assert "remove-cell" in first.metadata["tags"]
+    assert problem_sets.nbgrader_of(first)["locked"] and not problem_sets.is_marked(first)
+    assert "vae_lib" in others[0].source
+
+
+@pytest.mark.parametrize("name", SETS)
 def test_a_student_version_links_to_nothing_that_a_student_does_not_have(name):
     """It names its chapter in words; tests/test_site.py sees that the page has a link there."""
     text = "\n".join(c.source for c in released(name).cells if c.cell_type == "markdown")
@@ -249,7 +265,8 @@ def test_settings_that_are_left_out_take_everything():
     first = wanted.cells[0]
     first.source = first.source.replace("[chapter 3](../../03_elbo.ipynb)", "chapter 3 of the book")
     assert wanted != source()
-    assert problem_sets.with_settings("ps3", Settings()) == wanted
+    found = problem_sets.with_settings("ps3", Settings())
+    assert [cell for cell in found.cells if cell.id != "library"] == wanted.cells
 
 
 @pytest.mark.parametrize(
@@ -496,6 +513,7 @@ def test_a_submission_that_is_no_file_is_not_read(tmp_path):
 def test_a_submission_is_put_in_order():
     """Locked cells as the source has them, the last of two cells of one name, own cells kept."""
     given, remarks = released("ps3"), []
+    course_source = problem_sets.with_settings("ps3", Settings())
     submitted = marks.with_solutions(given, source())
     again = nbformat.from_dict(json.loads(json.dumps(problem_sets.cell_named(submitted, "kl"))))
     again["id"], again.source = "again", "def kl_diagonal_gaussians(): pass"
@@ -506,7 +524,7 @@ def test_a_submission_is_put_in_order():
     problem_sets.cell_named(submitted, "kl-values").metadata.nbgrader.points = 100
     submitted.cells = [c for c in submitted.cells if c.id not in ("setup", "elbo", "elbo-check")]
     submitted.cells.append(nbformat.v4.new_code_cell("mine = 1"))
-    fixed = grade.repaired(submitted, given, source(), remarks)
+    fixed = grade.repaired(submitted, given, course_source, remarks)
     names = [problem_sets.nbgrader_of(c).get("grade_id") for c in fixed.cells]
     wanted = [c.id for c in given.cells if problem_sets.nbgrader_of(c)]
     assert sorted(filter(None, names)) == sorted(wanted)

@@ -4,9 +4,10 @@
     python tools/address.py ""            no address: no buttons
     python tools/address.py --check       only say whether the chapters agree with the setting
 
-The setting is `repository.url` in _config.yml. The chapters' first cells, which the pages do not
-show, follow from it: where the library is missing they install it from that address, or say how
-to install it while there is none. Nothing else of a chapter is touched.
+The setting is `repository.url` in _config.yml. The first cells of chapters and problem sets, which
+the pages do not show, follow from it: where the library is missing they install it from that
+address, or say how to install it while there is none. Nothing else of a chapter is touched, and the
+sets are released anew.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ if importlib.util.find_spec("vae_lib") is None:
 
 
 def setup_source(address: str, branch: str = "main") -> str:
-    """Return the source of a chapter's first cell for an address, which may be ""."""
+    """Return the source of a notebook's first cell for an address, which may be ""."""
     if not address:
         return WITHOUT_ADDRESS
     return WITH_ADDRESS.format(address=address, branch=branch)
@@ -132,6 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"The chapters agree with the address: {setting(ROOT)[0] or 'none is set'}")
             return int(bool(wrong))
         set_address(ROOT, options.url)
+        import course  # here, since it imports this file
+
+        course.release()
         address = setting(ROOT)[0] or "no address: no button needs one"
         print(f"{address}; `make book` builds the site with it")
     except ValueError as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import address
 import nbformat
 from nbformat import NotebookNode
 
@@ -294,9 +295,12 @@ def _known(where: str, given: Any, known: set[str]) -> None:
 def with_settings(name: str, settings: Settings) -> NotebookNode:
     """The source of a set as a course wants it: tasks left out, points and private tests put in.
 
-    Its links to chapters are plain words, since a course lies outside the book's folder.
+    Its links to chapters are plain words, since a course lies outside the book's folder. Its first
+    code cell is that of the chapters, which installs the library where it is missing.
     """
     notebook = copy.deepcopy(read(source_path(name)))
+    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells.insert(first, _library_cell())
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = without_links(cell.source)
@@ -311,6 +315,16 @@ def with_settings(name: str, settings: Settings) -> NotebookNode:
         _add_hidden_tests(cell_named(notebook, file.stem), file.read_text(encoding="utf-8"))
     _renumber(notebook)
     return notebook
+
+
+def _library_cell() -> NotebookNode:
+    """The chapters' hidden first cell, locked and without points."""
+    marks = {"grade": False, "grade_id": "library", "locked": True, "schema_version": 3}
+    return nbformat.v4.new_code_cell(
+        address.setup_source(*address.setting(ROOT)),
+        id="library",
+        metadata={"nbgrader": {**marks, "solution": False, "task": False}, "tags": ["remove-cell"]},
+    )
 
 
 def _add_hidden_tests(cell: NotebookNode, tests: str) -> None:

@@ -7,7 +7,7 @@
 Each setting is trained on all of MNIST from the seeds 0 to 4, each mistake once, from the book's seed.
 A mistake is made in the library itself, by putting the wrong function in the right one's place, so
 that its numbers are those that somebody sees who has made it. Every outcome is kept in
-_build/reference_numbers.jsonl, and none is used again after the library has changed.
+reference_numbers.jsonl beside this file, and none is used again after the library has changed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from vae_lib import MNIST, VAE, binarize, evaluate, fit, load_mnist, start_at_me
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = BOOK / "reference_numbers.md"
-KEPT = ROOT / "_build" / "reference_numbers.jsonl"
+KEPT = Path(__file__).with_suffix(".jsonl")
 SEEDS = range(5)
 TERMS = ("negative_elbo", "reconstruction", "kl")
 
@@ -264,7 +264,6 @@ def run_all(only: str, jobs: int) -> None:
         for name, seed in tasks()
         if (name, seed) not in done and (only in name or (only == "mistakes" and seed is None))
     ]
-    KEPT.parent.mkdir(exist_ok=True)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures = {pool.submit(run, *task): task for task in wanted}
