@@ -314,6 +314,17 @@ def bubblewrap():
         pytest.skip(f"no sandbox: {error}")
 
 
+@pytest.fixture(scope="session", params=sandbox.KINDS)
+def kind(request):
+    """Each kind of sandbox. Bubblewrap has to be there under CI, the containers need not."""
+    if request.param == "bwrap":
+        return request.getfixturevalue("bubblewrap")
+    try:
+        return sandbox.find(request.param)
+    except sandbox.NoSandboxError as error:
+        pytest.skip(f"no sandbox: {error}")
+
+
 def hand_in(folder, student, notebook):
     place = folder / "submitted" / student / "ps3"
     place.mkdir(parents=True, exist_ok=True)
@@ -438,7 +449,7 @@ HOSTILE = {
 
 
 @pytest.mark.slow
-def test_hostile_cells_lose_their_own_points_and_no_others(bubblewrap, tmp_path):
+def test_hostile_cells_lose_their_own_points_and_no_others(kind, tmp_path):
     secret = tmp_path / "gradebook.db"
     secret.write_text("marks")
     cells = []
@@ -451,11 +462,11 @@ def test_hostile_cells_lose_their_own_points_and_no_others(bubblewrap, tmp_path)
     program = (
         "import json, sys, nbformat, grade, sandbox\n"
         "notebook, remarks = nbformat.from_dict(json.load(open(sys.argv[1]))), []\n"
-        "grade.execute(notebook, 'bwrap', sandbox.Limits(cell_seconds=3), remarks)\n"
+        "grade.execute(notebook, sys.argv[3], sandbox.Limits(cell_seconds=3), remarks)\n"
         "json.dump([notebook, remarks], open(sys.argv[2], 'w'))\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"}
-    command = [sys.executable, "-c", program, str(path), str(outcome)]
+    command = [sys.executable, "-c", program, str(path), str(outcome), kind]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     notebook, remarks = json.loads(outcome.read_text(encoding="utf-8"))
@@ -480,6 +491,24 @@ def test_hostile_cells_lose_their_own_points_and_no_others(bubblewrap, tmp_path)
     assert not Path("/usr/written").exists()
 
 
+@pytest.mark.slow
+def test_a_kernel_that_does_not_start_costs_nobody_points():
+    """A sandbox in which something is missing would otherwise give everybody 0."""
+    program = (
+        "import grade, nbformat, sandbox\n"
+        "sandbox.wrap = lambda *arguments: ['false']\n"
+        "notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('1')])\n"
+        "try:\n"
+        "    grade.execute(notebook, None, sandbox.Limits(), [])\n"
+        "except grade.NoKernelError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout == "the kernel did not start\n", done.stderr
+
+
 def test_without_a_sandbox_nothing_is_graded(tmp_path):
     done = run("grade.py", tmp_path, "ps3", PATH=str(tmp_path))
     assert done.returncode == 2
@@ -496,6 +525,16 @@ def test_a_sandbox_shows_neither_the_course_nor_the_sources(kind, tmp_path):
         mounts = [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
         writable = [mount for mount in mounts if not mount.endswith(":ro")]
         assert writable == [f"{tmp_path}:{tmp_path}"]
+        assert "--interactive" in words and "pidfd_open" in words[-7]  # ends with who started it
+
+
+def test_limits_are_lowered_where_they_may_not_be_raised(tmp_path):
+    """Most users may not, nor may anybody in a container."""
+    program = "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    words = sandbox.wrap(None, [sys.executable, "-c", program], tmp_path, sandbox.Limits())
+    command = ["bash", "-c", 'ulimit -n 200; exec "$@"', "bash", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "(200, 200)\n", done.stderr
 
 
 def test_a_submission_that_is_no_file_is_not_read(tmp_path):

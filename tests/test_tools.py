@@ -562,6 +562,10 @@ def test_a_table_replaces_what_is_between_its_marks_and_nothing_else(tmp_path):
     )
 
 
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert load("pages").table(["x"], [["p(x | z)"]]).splitlines()[2] == r"| p(x \| z) |"
+
+
 @pytest.mark.parametrize(
     "content",
     ["no marks", "<!-- a: begin -->", "<!-- a: end --> <!-- a: begin -->"],

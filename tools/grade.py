@@ -20,6 +20,8 @@ What is done with a submission that is broken or hostile:
 - what a cell prints beyond a limit is dropped; a warning costs no points;
 - functions of Python, torch and vae_lib that were replaced are put back before each cell of tests.
 
+A submission for which no kernel starts is not graded, and nobody's marks are changed by that.
+
 Each of these is named in the table, for the instructor to look at.
 """
 
@@ -135,6 +137,10 @@ class KernelDied(Exception):
     """The kernel ended, or had to be ended."""
 
 
+class NoKernelError(Exception):
+    """A kernel in which nothing of a student's was run does not work: no submission's fault."""
+
+
 class Kernel:
     """A Jupyter kernel in a sandbox, and what is needed to talk to it."""
 
@@ -159,7 +165,8 @@ class Kernel:
         command += ["--log-level=ERROR", "--HistoryManager.hist_file=:memory:"]
         self.process = subprocess.Popen(
             sandbox.wrap(kind, command, self.folder, limits),
-            stdin=subprocess.DEVNULL,
+            # A container lives as long as this is open.
+            stdin=subprocess.PIPE if kind in ("docker", "podman") else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -173,11 +180,14 @@ class Kernel:
                     break
                 except RuntimeError as error:
                     if self.process.poll() is not None or time.monotonic() > end:
-                        raise KernelDied("the kernel did not start") from error
+                        raise NoKernelError("the kernel did not start") from error
             guard = GUARD.replace("TOKEN", self.token)
             _, reply = self.run(guard, START_SECONDS, silent=True)
             if reply.get("status") != "ok":
-                raise KernelDied(f"the kernel is not usable: {reply}")
+                raise NoKernelError(f"the kernel is not usable: {reply}")
+        except (KernelDied, TimeoutError) as error:
+            self.close()
+            raise NoKernelError(f"the kernel is not usable: {error.args[0]}") from error
         except BaseException:
             self.close()
             raise
@@ -187,6 +197,8 @@ class Kernel:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
         self.context.destroy(linger=0)
         shutil.rmtree(self.folder, ignore_errors=True)
 

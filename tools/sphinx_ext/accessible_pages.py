@@ -2,11 +2,13 @@
 
 After the build each replacement below is made in every page. One that finds nothing in the whole
 site is a warning (with -W an error): the theme then writes something else, and somebody has to look
-whether it has become right.
+whether it has become right. And figures that are too wide for a phone are made to scroll there.
 """
 
 from __future__ import annotations
 
+import re
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +53,24 @@ REPLACEMENTS = (
     ),
 )
 
+# A figure that would be drawn at less than half its size on a phone, its labels too small to read,
+# scrolls there instead. (The theme lets an .output scroll, by keys too.)
+FIGURE = re.compile(r'(?m)^<img (alt="[^"]*" src="([^"]*/_images/[0-9a-f]{64}\.png)") />')
+WIDE, SMALLEST = 750, 0.55
+
+
+def widen(page: str, folder: Path) -> str:
+    """Return a page whose wide figures have a width below which they scroll."""
+
+    def with_width(image: re.Match) -> str:
+        width, _ = struct.unpack(">II", (folder / image[2]).read_bytes()[16:24])
+        if width < WIDE:
+            return image[0]
+        style = f"min-width: {SMALLEST * width:.0f}px"
+        return f'<div class="output wide-figure"><img {image[1]} style="{style}" /></div>'
+
+    return FIGURE.sub(with_width, page)
+
 
 def mend_pages(app: Sphinx, exception: Exception | None) -> None:
     """Make the replacements in every page that was written."""
@@ -66,6 +86,7 @@ def mend_pages(app: Sphinx, exception: Exception | None) -> None:
             if replacement.old in mended or replacement.new and replacement.new in mended:
                 unused.discard(replacement)
             mended = mended.replace(*replacement)
+        mended = widen(mended, page.parent)
         if mended != text:
             page.write_text(mended, encoding="utf-8", newline="\n")
     for replacement in REPLACEMENTS:
