@@ -640,6 +640,19 @@ def test_one_class_can_be_shown_alone(open_explorer, address):
     assert page.evaluate(ink) == full and four.get_attribute("aria-pressed") == "false"
 
 
+def test_a_digit_on_a_light_colour_is_written_in_black(open_explorer, address):
+    page = open_explorer(address)
+    black = """() => data(document.querySelector('[data-part=plane] canvas')).some(
+      (_, i, all) => i % 4 === 0 && !all[i] && !all[i + 1] && !all[i + 2] && all[i + 3] === 255)"""
+    found = []
+    for digit in range(10):
+        key = page.get_by_role("button", name=f"Show only the codes of {digit}")
+        key.press("Enter")
+        found += [digit] if page.evaluate(black) else []
+        key.press("Enter")
+    assert tuple(found) == plotting.LIGHT_DIGITS
+
+
 def check_terms(page, reference, x):
     """The numbers shown are PyTorch's at the sample shown; returns them."""
     page.evaluate("drawn()")

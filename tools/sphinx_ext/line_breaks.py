@@ -2,7 +2,7 @@
 
 To a browser a formula is like a picture: it may begin a new line after it, even with a full stop. And
 a number may be parted from its per cent sign. So a formula is kept together with the marks that touch
-it, and spaces such as those in 60 %, 28 × 28 and ± 0.5 become ones at which no line ends.
+it, and spaces such as those in 60 %, 15 s, 28 × 28 and ± 0.5 become ones at which no line ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 
 BEFORE = re.compile(r"[(\[“‘]+$")
 AFTER = re.compile(r"^(?:[.,;:!?)\]”’…]+|-\w+)")
-SPACE = re.compile(r"(?<=\d) (?=%|× \d)|(?<=\d ×) (?=\d)|(?<=±) (?=\d)")
+SPACE = re.compile(r"(?<=\d) (?=%|× \d|(?:s|min|MB|GB)\b)|(?<=\d ×) (?=\d)|(?<=±) (?=\d)")
 
 
 def keep_together(app: Sphinx, doctree: nodes.document, _page: str) -> None:
