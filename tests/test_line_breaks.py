@@ -49,6 +49,7 @@ def test_a_formula_is_kept_with_its_marks(parts, expected):
 
 def test_no_line_ends_between_a_number_and_its_sign():
     assert kept_together("60 % of 28 × 28, ± 0.5") == "60\u00a0% of 28\u00a0×\u00a028, ±\u00a00.5"
+    assert kept_together("nats; ch. 3") == "nats; ch.\u00a03"
     assert kept_together("25 min; 15 s") == "25\u00a0min; 15\u00a0s"
     assert kept_together("a % b, 3 of 4, 2 minutes") == "a % b, 3 of 4, 2 minutes"
 

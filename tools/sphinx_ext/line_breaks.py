@@ -15,7 +15,9 @@ from sphinx.application import Sphinx
 
 BEFORE = re.compile(r"[(\[“‘]+$")
 AFTER = re.compile(r"^(?:[.,;:!?)\]”’…]+|-\w+)")
-SPACE = re.compile(r"(?<=\d) (?=%|× \d|(?:s|min|MB|GB)\b)|(?<=\d ×) (?=\d)|(?<=±) (?=\d)")
+SPACE = re.compile(
+    r"(?<=\d) (?=%|× \d|(?:s|min|MB|GB)\b)|(?<=\d ×) (?=\d)|(?<=±) (?=\d)|(?<=\bch\.) (?=\d)"
+)
 
 
 def keep_together(app: Sphinx, doctree: nodes.document, _page: str) -> None:
