@@ -286,7 +286,8 @@ html[data-theme="dark"] .vx, body[data-jp-theme-light="false"] .vx {
 @container (max-width: 619px) {
   .vx-now { grid-template-columns: minmax(0, 152px) minmax(0, 1fr); }
   .vx-four { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .vx-examples { grid-template-columns: repeat(10, minmax(0, 1fr)); }
+  .vx-now [data-part="readout"] { min-height: 5.8em; } /* four lines, so that nothing below moves */
+  .vx-examples { grid-template-columns: repeat(8, minmax(0, 1fr)); }
   .vx-terms { grid-template-columns: 1fr auto; }
   .vx-terms .vx-note { grid-column: 1 / -1; margin-bottom: 6px; } }
 @media (prefers-reduced-motion: reduce) { .vx-sample { transition: none; } }
@@ -305,6 +306,13 @@ function make(tag, attributes = {}, ...children) {
   }
   element.append(...children);
   return element;
+}
+
+/** White, or black on a colour (#rrggbb) too light to read white on: as the book's figures have it. */
+function inkOn(colour) {
+  const linear = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
+  const luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  return 1.05 / (luminance + 0.05) < 3.5 ? "#000000" : "#ffffff";
 }
 
 /** A number with a minus sign in place of a hyphen. */
@@ -537,10 +545,11 @@ function render({ model, el }) {
       context.arc(cx, cy, radius, 0, 2 * Math.PI);
       context.fillStyle = colours[digit];
       context.fill();
-      context.strokeStyle = context.fillStyle = "#ffffff";
+      context.strokeStyle = "#ffffff";
       context.lineWidth = 1.5;
       context.stroke();
       context.font = `bold ${Math.round(1.3 * radius)}px system-ui, sans-serif`;
+      context.fillStyle = inkOn(colours[digit]);
       context.fillText(digit, cx, cy + 0.5);
     }
   }
@@ -557,7 +566,8 @@ function render({ model, el }) {
           cx: px(0), cy: py(0), r: px(radius) - px(0), fill: "none", stroke: "#1f2328",
           "stroke-dasharray": "5 4",
         }),
-        make("text", { x: px(0), y: py(-radius) + 4, "text-anchor": "middle", ...halo }, share));
+        make("text", { x: px(0), y: py(-radius) + 4, "text-anchor": "middle", ...halo,
+          "stroke-width": "5", "font-weight": "600" }, share));
     }
     const step = half > 12 ? 5 : half > 3 ? 2 : half > 1.5 ? 1 : half / 2;
     for (let tick = step * Math.floor(0.02 - half / step) + step; tick < 0.98 * half; tick += step) {
