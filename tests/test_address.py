@@ -119,6 +119,21 @@ def test_the_sets_are_released_anew_with_the_address(copy, monkeypatch):
     assert released == [ADDRESS]
 
 
+def test_a_failed_release_is_said_in_a_sentence(copy, monkeypatch, capsys):
+    class ProblemSetError(Exception):
+        pass
+
+    def release():
+        raise ProblemSetError("nbgrader says no")
+
+    monkeypatch.setattr(address, "ROOT", copy)
+    course = SimpleNamespace(release=release, ProblemSetError=ProblemSetError)
+    monkeypatch.setitem(sys.modules, "course", course)
+    assert address.main([ADDRESS]) == 1
+    said = capsys.readouterr().err
+    assert "nbgrader says no" in said and "make release" in said
+
+
 # The first cell ---------------------------------------------------------------------------------
 
 

@@ -135,7 +135,11 @@ def main(arguments: list[str] | None = None) -> int:
         set_address(ROOT, options.url)
         import course  # here, since it imports this file
 
-        course.release()
+        try:
+            course.release()
+        except course.ProblemSetError as error:
+            left = "the address is set, but the problem sets are not released (then: make release)"
+            raise ValueError(f"{left}: {error}") from error
         address = setting(ROOT)[0] or "no address: no button needs one"
         print(f"{address}; `make book` builds the site with it")
     except ValueError as error:
