@@ -54,10 +54,12 @@ setup:
 book: setup
 	@$(ENV_PYTHON) tools/build_book.py
 
-# A file at a time on each core: side by side with one thread each is sooner done than one after the
-# other with all. The tests of the site build it too; the last line only says where it is.
+# Whole files side by side, with one thread each, are sooner done than one after the other with all
+# threads. Three, also on two cores, since some wait for a browser or for a time limit; and in the
+# order of pyproject.toml, the chapters first, not by the number of tests: the longest file has few.
+# The tests of the site build it too; the last line only says where it is.
 test: data
-	OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest -n auto --maxprocesses=4 --dist loadscope
+	OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 	@$(ENV_PYTHON) tools/build_book.py
 
 lab: setup

@@ -26,7 +26,6 @@ from vae_lib import (
     start_at_mean_image,
     stream,
     train,
-    trained_vae,
     training,
 )
 
@@ -835,30 +834,3 @@ class Malicious:
 
     def __reduce__(self):
         return Path.touch, (self.trace,)
-
-
-@pytest.mark.slow
-class TestOnTheWholeOfMNIST:
-    """The two settings of the book, trained in full: about a minute on two cores."""
-
-    def test_the_original_s_losses(self, mnist):
-        # The original added up the loss over all 60,000 images and divided by 59,900.
-        vae, history = train(mnist.train.images, "original", epochs=5, progress=False)
-        printed = history.epochs.loss * 60_000 / 59_900
-        expected = torch.tensor([180.5, 163.9, 159.5, 157.0, 155.2])
-        assert ((printed - expected).abs() < 1.5).all(), printed
-
-    def test_the_default_recipe_arrives_at_the_reference_weights(self, mnist):
-        vae, history = train(mnist.train.images, progress=False)
-        reference = trained_vae()
-        ours, theirs = (
-            torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-            for model in (vae, reference)
-        )
-        assert (ours - theirs).norm() / theirs.norm() < 2e-4
-        result = evaluate(vae, mnist.test.images)
-        assert result.negative_elbo == pytest.approx(
-            evaluate(reference, mnist.test.images).negative_elbo, abs=1e-3
-        )
-        assert result.negative_elbo <= 143.5
-        assert len(history.steps) == 4800
