@@ -168,6 +168,18 @@ def test_alternative_text_of_a_figure_decides_nothing(project, tmp_path):
     assert plant_faults.keys_of_run(project / "vae_lib", path)[0] != before[0]
 
 
+def test_comments_and_docstrings_decide_nothing(project, tmp_path):
+    project = shutil.copytree(project, tmp_path / "project")
+    path, library = project / "book" / "01_tiny.ipynb", project / "vae_lib" / "__init__.py"
+    before, code = plant_faults.keys_of_run(project, path), library.read_text()
+    library.write_text(f'"""Another docstring."""\n\n# A comment.\n{code}')
+    assert plant_faults.keys_of_run(project, path) == before
+    library.write_text(f"{code}\nmore = 1\n")
+    assert plant_faults.keys_of_run(project, path) != before
+    library.write_text(f"{code}\nno program(\n")
+    assert plant_faults.keys_of_run(project, path) != before
+
+
 def differ(keys, before):
     return [ours != theirs for ours, theirs in zip(keys, before, strict=True)]
 

@@ -26,6 +26,7 @@ from vae_lib import (
     start_at_mean_image,
     stream,
     train,
+    trained_vae,
     training,
 )
 

@@ -21,7 +21,6 @@ does not or a tolerance is too wide.
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import functools
 import hashlib
@@ -43,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 import setup_env  # noqa: E402
+from code_only import code_only  # noqa: E402
 from nb_compare import Deviation, Tolerance, cell_tolerance  # noqa: E402
 from pages import BOOK, machine, put_between_marks, table  # noqa: E402
 
@@ -335,11 +335,10 @@ def digest_of(chapter: Path) -> str:
 
 @functools.cache
 def library_digest() -> str:
-    """Of the library's code, comments apart, and of the weights that ship with it."""
+    """Of the library's code, and of the weights that ship with it."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "vae_lib").glob("*.py")):
-        # unparse, and not dump, whose form depends on the version of Python.
-        digest.update(ast.unparse(ast.parse(path.read_text(encoding="utf-8"))).encode())
+        digest.update(code_only(path.read_text(encoding="utf-8")).encode())
     for path in sorted((ROOT / "vae_lib" / "weights").glob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -40,6 +40,7 @@ import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
+from code_only import code_only
 from faults import FAULTS, Fault
 from pages import BOOK, put_between_marks, table
 
@@ -214,9 +215,10 @@ def keys_of_run(copy: Path, chapter: Path) -> list[str]:
     """Digests of what decides a run: up to its first code cell, up to its second, …, to its last.
 
     A run ends at the first cell that notices, so what it came to depends on that cell, those
-    before it, and the files that it reads. Prose decides nothing, nor do a figure's alternative
-    text, the number under which a cell was run and the hidden cell that would install a missing
-    library. The live figures, and what is stored of them, count from the first cell that makes one.
+    before it, and the files that it reads. Prose decides nothing, be it a chapter's, a comment or a
+    docstring, nor do a figure's alternative text, the number under which a cell was run and the
+    hidden cell that would install a missing library. The live figures, and what is stored of them,
+    count from the first cell that makes one.
     """
     notebook = json.loads(chapter.read_text(encoding="utf-8"))
     widgets = copy / "vae_lib" / "widgets"
@@ -228,6 +230,8 @@ def keys_of_run(copy: Path, chapter: Path) -> list[str]:
                 # Of the settings of a project only these have to do with one notebook's run.
                 pytest = tomllib.loads(content.decode())["tool"]["pytest"]["ini_options"]
                 content = json.dumps([pytest.get("addopts"), pytest.get("filterwarnings")]).encode()
+            elif file.suffix == ".py":
+                content = code_only(content.decode()).encode()
             content = f"{file.relative_to(copy)}\0".encode() + content + b"\0"
             if widgets in file.parents:
                 later.append(content)

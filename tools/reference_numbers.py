@@ -7,7 +7,7 @@
 Each setting is trained on all of MNIST from the seeds 0 to 4, each mistake once, from the book's seed.
 A mistake is made in the library itself, by putting the wrong function in the right one's place, so
 that its numbers are those that somebody sees who has made it. Every outcome is kept in
-reference_numbers.jsonl beside this file, and none is used again after the library has changed.
+reference_numbers.jsonl beside this file, and none is used again after the library's code has changed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from code_only import code_only
 from pages import BOOK, put_between_marks, table
 from torch import Tensor
 
@@ -289,7 +290,8 @@ def digest_of_runs() -> str:
     here = Path(__file__).read_text(encoding="utf-8").partition("\n# Tables ---")[0]
     modules = "checks data evaluation models objectives runtime training".split()
     sources = [(ROOT / "vae_lib" / f"{name}.py").read_text("utf-8") for name in modules]
-    return hashlib.sha256("\0".join([here, *sources]).encode()).hexdigest()[:16]
+    code = "\0".join(map(code_only, [here, *sources]))
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 # Tables ------------------------------------------------------------------------------------------
