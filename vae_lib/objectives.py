@@ -50,7 +50,7 @@ def kl_to_standard_normal(mu: Tensor, log_var: Tensor) -> Tensor:
         KL = ½ Σ_dimensions  μ² + σ² − 1 − log σ²
 
     `mu` and `log_var` (= log σ²), both `(batch, latent_dim)`; summed over latent dimensions.
-    Derived in chapter 3. In float32 the result overflows to infinity where `log_var` > 88.
+    Derived in chapter 3. In float32 the result overflows to infinity where `log_var` > 88.7.
 
     Raises `ValueError` for other shapes or types, nan or infinite entries.
     """
@@ -100,8 +100,9 @@ def iwae_bound(
 
     With `num_samples` (k) = 1 it estimates the ELBO, with k → ∞ it tends to log p(x), and its
     expectation never falls in between. `x` in [0, 1], `(batch, 784)`. The noise is drawn on the
-    CPU from `generator`. `chunk_size` is how many latent samples are decoded at once: it bounds
-    the memory and does not change the result beyond rounding. Derived in chapter 3.
+    CPU from `generator`. `chunk_size` is how many latent samples are decoded at once, though
+    never fewer than one for each image: it limits the memory and does not change the result beyond
+    rounding. Derived in chapter 3.
 
     Raises `ValueError` for pixels outside [0, 1], other shapes, `num_samples` < 1.
     """

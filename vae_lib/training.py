@@ -127,6 +127,10 @@ def train(
     which this book grew: LeakyReLU, batches of 100 in file order, a constant rate, and a loss
     summed over the batch. `changes` override any argument of `fit`, the `activation`, or
     `mean_start`: whether the decoder begins with the mean image, see `start_at_mean_image`.
+
+    `images` are as in `fit`. The VAE is trained and returned on `device`, on the CPU if that is
+    None. Raises what `fit` raises, and `ValueError` for another `setting` or a device that is not
+    there.
     """
     settings = SETTINGS[check_choice("setting", setting, tuple(SETTINGS))] | changes
     device = check_device("device", "cpu" if device is None else device)
@@ -168,7 +172,8 @@ def fit(
         images: uint8 or floating point in [0, 1], `(n, 28, 28)` or `(n, 784)`.
         epochs, batch_size: ≥ 1. The last batch of an epoch may be smaller.
         learning_rate, betas: Adam's peak rate, > 0, and its two decay rates, in [0, 1).
-        epsilon: Adam's ε, > 0: gradients much smaller than this move nothing.
+        epsilon: Adam's ε, > 0: a gradient much smaller than this moves its weight by far less than
+            the rate.
         encoder_rates: the learning rates of the encoder's hidden layers and of its two heads, as
             fractions of `learning_rate`, ≥ 0. The encoder decides where an image lies in the
             decoder's input; if it moves faster than the decoder can follow, rounding errors grow.
