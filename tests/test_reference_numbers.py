@@ -80,6 +80,24 @@ def test_the_table_of_mistakes_is_in_the_order_of_what_is_seen():
     assert rows[-1] == f"| {tool.MISTAKES[-1].name} | the loss became nan |  |  |  |  |"
 
 
+def test_the_page_has_the_tables_of_what_is_kept():
+    page, outcomes = tool.PAGE.read_text(encoding="utf-8"), tool.kept()
+    for name in [x.name for x in (*tool.SETTINGS, *tool.MISTAKES)]:
+        assert f"\n| {name}" in page, f"no row for {name}: tools/reference_numbers.py --write"
+    # Outcomes of another library do not count, so that there may be none to compare with.
+    for mark, text in tool.complete_tables(outcomes).items():
+        assert tool.between_marks(tool.PAGE, mark, text) == page, mark
+
+
+def test_a_page_without_marks_is_refused_before_anything_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
+    tool.PAGE.write_text("<!-- spread: begin -->\n<!-- spread: end -->\n")
+    monkeypatch.setattr(tool, "run_all", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(sys, "argv", ["reference_numbers.py"])
+    with pytest.raises(ValueError, match="mistakes: begin"):
+        tool.main()
+
+
 def test_what_is_kept_holds_for_this_library_only(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "KEPT", tmp_path / "kept.jsonl")
     monkeypatch.setattr(tool, "tasks", lambda: iter([("a mistake", None)]))
