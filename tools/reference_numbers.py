@@ -316,7 +316,7 @@ def table_of_mistakes(outcomes: dict) -> str:
     """What each mistake shows, from the smallest negative ELBO to the largest."""
 
     def nats(value: float) -> str:
-        digits = ".1e" if abs(value) > 1e5 else ".1f" if abs(value) > 1 else ".2f"
+        digits = ".1e" if abs(value) > 1e5 else ".1f" if abs(value) >= 1 else ".2f"
         return f"{value:{digits}}"
 
     def row(mistake: Mistake) -> list[str]:
