@@ -32,23 +32,29 @@ def with_entry(tensor, value):
     return copy
 
 
+def odd_kinds(tensor):
+    """The same shape, but of kinds that torch's operations do not take, or only some of them."""
+    return [tensor.to_sparse(), tensor.to("meta"), tensor.to(torch.float8_e5m2)]
+
+
 # What is wrong, whatever the shape: not a tensor, not floating point.
 NOT_TENSORS = [None, 1.0, "x", [[0.0] * 784], X.numpy(), X.to(torch.int64), X > 0.5]
 NOT_FINITE = [NAN, INF, -INF]
 BAD_X = [
     *NOT_TENSORS, X[0], X[None], X[:, :783], X[:0], X.view(3, 28, 28), X.to(torch.complex64),
+    *odd_kinds(X),
     *(with_entry(X, bad) for bad in (NAN, INF, -INF, 1.01, -0.01, 255.0)),
 ]  # fmt: skip
 BAD_MODEL_X = [*BAD_X, X.double()]
 BAD_LATENT = [
-    *NOT_TENSORS, MU[0], MU[None], MU[:0], MU[:, :0], MU.to(torch.int64),
+    *NOT_TENSORS, MU[0], MU[None], MU[:0], MU[:, :0], MU.to(torch.int64), *odd_kinds(MU),
     *(with_entry(MU, bad) for bad in NOT_FINITE),
 ]  # fmt: skip
-BAD_LOGITS = [*NOT_TENSORS, LOGITS[0], LOGITS[:2], LOGITS[:, :783], LOGITS[:0],
+BAD_LOGITS = [*NOT_TENSORS, LOGITS[0], LOGITS[:2], LOGITS[:, :783], LOGITS[:0], *odd_kinds(LOGITS),
               *(with_entry(LOGITS, bad) for bad in NOT_FINITE)]  # fmt: skip
 BAD_IMAGES = [
     None, 1, "images", IMAGES.numpy(), IMAGES[0], IMAGES[:0], IMAGES[:, None], IMAGES[:, :27],
-    IMAGES.to(torch.int64), X[0], X[:0], X[:, :783], SPLIT,
+    IMAGES.to(torch.int64), X[0], X[:0], X[:, :783], SPLIT, *odd_kinds(X), IMAGES.to("meta"),
     *(with_entry(X, bad) for bad in (NAN, INF, 1.01, -0.01)),
 ]  # fmt: skip
 BAD_COUNT = [0, -1, 1.0, 1.5, NAN, "1", None, True, [1], torch.tensor(1)]  # must be ≥ 1
@@ -64,8 +70,10 @@ BAD_PAIR = [None, 0.9, (0.9,), (0.9, 0.99, 0.999), (-0.1, 0.9), (0.9, NAN), (0.9
 BAD_FLAG = [0, 1, "yes", None, NAN]
 BAD_GENERATOR = [0, "noise", np.random.default_rng(0), torch]
 BAD_NAME = ["", "gelatine", None, 0, ["gelu"]]
-BAD_DEVICE = ["gpu", "", "cuda:99", "cpu:7", "cpu:x", 0, torch.device("meta")]
-BAD_PATH = ["", 0, b"bytes", ["a"]]
+# torch keeps the lowest eight bits of a device's number.
+BAD_DEVICE = ["gpu", "", "cuda:99", "cpu:7", "cpu:x", 0, torch.device("meta"),
+              "cpu:128", "cpu:255", "cpu:256", "cuda:128", "mps:200"]  # fmt: skip
+BAD_PATH = ["", 0, b"bytes", ["a"], "a\0b"]
 BAD_VAE = [None, "vae", X, VAE_2.encoder, torch.nn.Linear(784, 2)]
 BAD_LABELS = [None, [3, 1, 4], LABELS.numpy(), LABELS[:2], LABELS.int(), LABELS.double(),
               LABELS[None]]  # fmt: skip
@@ -90,7 +98,8 @@ TABLE = {
     vae_lib.VAE.reparameterize: (
         {"self": VAE_2, "mu": MU, "log_var": LOG_VAR},
         {
-            "mu": BAD_LATENT, "log_var": [*BAD_LATENT, LOG_VAR[:2], LOG_VAR[:, :1]],
+            "mu": [*BAD_LATENT, torch.zeros(3, 5)],
+            "log_var": [*BAD_LATENT, LOG_VAR[:2], LOG_VAR[:, :1]],
             "generator": BAD_GENERATOR,
             "noise": [b for b in [*BAD_LATENT, MU[:2], MU[:, :1]] if b is not None],
         },
@@ -183,7 +192,7 @@ TABLE = {
     ),
     vae_lib.save_vae: (
         None,  # writes: see test_trained.py
-        {"vae": BAD_VAE, "path": [*BAD_PATH, None, "no/such/folder/file"]},
+        {"vae": BAD_VAE, "path": [*BAD_PATH, None, "no/such/folder/file", ".", ".."]},
     ),
     vae_lib.pick_device: ({"name": "cpu"}, {"name": BAD_DEVICE}),
     vae_lib.stream: ({"name": "noise"}, {"name": ["", None, 0, b"noise"], "seed": BAD_SEED}),
@@ -203,16 +212,22 @@ TABLE = {
     vae_lib.binarize: (
         {"x": X, "method": "dynamic"},
         {
-            "x": [*NOT_TENSORS, X[:0], *(with_entry(X, bad) for bad in (NAN, 1.01, -0.01))],
+            "x": [*NOT_TENSORS, X[:0], *odd_kinds(X),
+                  *(with_entry(X, bad) for bad in (NAN, 1.01, -0.01))],
             "method": BAD_NAME, "generator": BAD_GENERATOR,
         },
     ),
     vae_lib.Split: (
         {"images": IMAGES, "labels": LABELS},
         {
-            "images": [None, IMAGES.numpy(), IMAGES[0], IMAGES[:0], X, IMAGES.view(3, 784)],
-            "labels": BAD_LABELS,
+            "images": [None, IMAGES.numpy(), IMAGES[0], IMAGES[:0], X, IMAGES.view(3, 784),
+                       IMAGES.to("meta")],
+            "labels": [*BAD_LABELS, LABELS - 2, LABELS + 6, LABELS.to("meta")],
         },
+    ),
+    vae_lib.MNIST: (
+        {"train": SPLIT, "test": SPLIT},
+        {"train": [None, 1, IMAGES, (IMAGES, LABELS)], "test": [None, 2, IMAGES]},
     ),
     vae_lib.MNIST.split: (
         {"self": vae_lib.MNIST(SPLIT, SPLIT), "name": "train"},

@@ -183,6 +183,14 @@ class TestCacheFolder:
         monkeypatch.setenv("USERPROFILE", str(tmp_path))
         monkeypatch.setenv("VAE_DATA", "~/data")
         assert runtime.cache_folder() == Path(tmp_path / "data")
+        monkeypatch.setenv("VAE_DATA", "~nobody-of-this-name/data")
+        assert runtime.cache_folder() == Path("~nobody-of-this-name/data")
+
+    def test_what_the_environment_names_is_no_path(self, monkeypatch):
+        # The system lets no variable hold this, but a program may.
+        monkeypatch.setattr(runtime.os, "environ", {"VAE_DATA": "a\0b"})
+        with pytest.raises(ValueError, match="^VAE_DATA: expected a path"):
+            runtime.cache_folder()
 
     @pytest.mark.parametrize("root", ["", 3, b"here"])
     def test_not_a_folder(self, root):

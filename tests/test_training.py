@@ -439,6 +439,14 @@ class TestProgress:
         assert bar.postfix == f"loss {expected:.2f}"
         bar.close()
 
+    def test_on_an_accelerator_the_loss_is_read_once_an_epoch_only(self):
+        bar = training._Bar(total=150, file=io.StringIO(), mininterval=0, miniters=1)
+        bar.step_done(SimpleNamespace(device=torch.device("cuda")), 1.0)  # has nothing to be read
+        assert bar.postfix is None
+        bar.show_loss(torch.tensor([[1.0, 2.0]]), 3.0)
+        assert bar.postfix == "loss 7.00"
+        bar.close()
+
     def test_a_resumed_run_begins_where_it_was(self, capsys, tmp_path):
         recipe = SHORT | {"checkpoint": tmp_path / "run.pt"}
         fit(small_vae(), IMAGES, **recipe)
@@ -648,7 +656,32 @@ class TestResume:
         assert_same_weights(uninterrupted, torch.load(tmp_path / "weights.pt", weights_only=True))
 
 
+def test_what_cannot_be_trained_is_refused():
+    frozen = small_vae()
+    frozen.requires_grad_(False)
+    with pytest.raises(ValueError, match="^vae: expected weights that can be trained, got "):
+        fit(frozen, IMAGES, **SHORT)
+    with torch.no_grad(), pytest.raises(ValueError, match="^vae: expected weights that can be"):
+        fit(small_vae(), IMAGES, **SHORT)
+    # A part of the network may be kept as it is.
+    half = small_vae()
+    half.encoder.requires_grad_(False)
+    before = weights_of(half.encoder)
+    fit(half, IMAGES, **SHORT)
+    assert_same_weights(before, half.encoder)
+
+
 class TestCheckpoint:
+    def test_a_folder_that_may_not_be_written_to_is_refused_before_training(
+        self, monkeypatch, tmp_path
+    ):
+        vae = small_vae()
+        before = weights_of(vae)
+        monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+        with pytest.raises(ValueError, match="^checkpoint: expected a file in a folder that can be"):
+            fit(vae, IMAGES, checkpoint=tmp_path / "run.pt", **SHORT)
+        assert_same_weights(before, vae)
+
     @pytest.fixture
     def path(self, tmp_path):
         """A checkpoint of a run that has finished."""
@@ -839,7 +872,7 @@ class Malicious:
 
 @pytest.mark.slow
 def test_the_original_s_losses_on_the_whole_of_mnist(mnist):
-    """The five that the notebook printed; chapter 4 has three of them, and the default recipe."""
+    """The five that the notebook printed; chapter 4 has two of them, and the default recipe."""
     # The original added up the loss over all 60,000 images and divided by 59,900.
     vae, history = train(mnist.train.images, "original", epochs=5, progress=False)
     printed = history.epochs.loss * 60_000 / 59_900

@@ -37,18 +37,29 @@ def fail(name: str, expected: str, got: object) -> None:
 def describe(value: object) -> str:
     """A short description of `value` for an error message."""
     if isinstance(value, Tensor):
-        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+        kind = "" if value.layout == torch.strided else f" {str(value.layout).removeprefix('torch.')}"
+        where = " on the meta device" if value.is_meta else ""
+        return f"a {value.dtype}{kind} tensor of shape {tuple(value.shape)}{where}"
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
+# In others, of 8 bits, torch computes next to nothing.
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def is_dense(value: Tensor) -> bool:
+    """Whether the tensor has all its entries at hand: it is not sparse, and not without data."""
+    return value.layout == torch.strided and not value.is_meta
+
+
 def check_tensor(name: str, value: object, shape: tuple[int | str, ...]) -> Tensor:
-    """Return `value` if it is a non-empty floating-point tensor of the given shape.
+    """Return `value` if it is a non-empty dense floating-point tensor of the given shape.
 
     A string in `shape` names a free dimension: `("batch", 784)`.
     """
     wanted = f"a floating-point tensor of shape ({', '.join(map(str, shape))})"
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.dtype not in PRECISIONS or not is_dense(value):
         fail(name, wanted, describe(value))
     fits = value.dim() == len(shape) and all(
         isinstance(want, str) or want == size for want, size in zip(shape, value.shape)
@@ -143,9 +154,10 @@ def check_generator(name: str, value: object) -> torch.Generator | None:
 
 def check_path(name: str, value: object) -> Path:
     """Return `value` as a `Path` with `~` expanded, where that is somebody's home."""
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         fail(name, "a path", describe(value))
-    return Path(os.path.expanduser(value))
+    return Path(os.path.expanduser(text))
 
 
 def as_pixels(name: str, images: object) -> Tensor:
@@ -157,10 +169,12 @@ def as_pixels(name: str, images: object) -> Tensor:
     wanted = "uint8 or floating-point images of shape (n, 28, 28) or (n, 784), n ≥ 1"
     if not isinstance(images, Tensor) or images.dim() < 2 or len(images) == 0:
         fail(name, wanted, describe(images))
+    if not is_dense(images):
+        fail(name, wanted, describe(images))
     if tuple(images.shape[1:]) not in {(28, 28), (784,)}:
         fail(name, wanted, describe(images))
     if images.dtype == torch.uint8:
         return images.reshape(len(images), 784).to(torch.get_default_dtype()).div_(255)
-    if not images.is_floating_point():
+    if images.dtype not in PRECISIONS:
         fail(name, wanted, describe(images))
     return check_unit_interval(name, images.reshape(len(images), 784))

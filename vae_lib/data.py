@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lib.checks import (
+    PRECISIONS,
     as_pixels,
     check_choice,
     check_generator,
@@ -23,6 +24,7 @@ from vae_lib.checks import (
     check_unit_interval,
     describe,
     fail,
+    is_dense,
 )
 from vae_lib.mnist_files import MNISTUnavailableError, fetch, list_problems, read
 from vae_lib.runtime import cache_folder, stream, uniform
@@ -33,7 +35,9 @@ class Split:
     """Images with their labels.
 
     images: uint8, `(n, 28, 28)`, 0 (black) to 255 (white), n ≥ 1.
-    labels: int64, `(n,)`, the digit that each image shows.
+    labels: int64, `(n,)`, the digit that each image shows, 0 to 9.
+
+    Raises `ValueError` for anything else.
     """
 
     images: Tensor
@@ -42,14 +46,16 @@ class Split:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         wanted = "a uint8 tensor of shape (n, 28, 28), n ≥ 1"
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or not is_dense(images):
             fail("images", wanted, describe(images))
         if images.dim() != 3 or images.shape[1:] != (28, 28) or len(images) == 0:
             fail("images", wanted, describe(images))
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not is_dense(labels):
             fail("labels", "an int64 tensor", describe(labels))
         if labels.shape != images.shape[:1]:
             fail("labels", f"one label for each of {len(images)} images", describe(labels))
+        if labels.min() < 0 or labels.max() > 9:
+            fail("labels", "digits from 0 to 9", f"{labels.min()} to {labels.max()}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,6 +74,11 @@ class MNIST:
 
     train: Split
     test: Split
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            if not isinstance(getattr(self, name), Split):
+                fail(name, "a Split", describe(getattr(self, name)))
 
     def split(self, name: str) -> Split:
         """The split of that name, "train" or "test"."""
@@ -127,8 +138,9 @@ def binarize(x: Tensor, method: str, generator: torch.Generator | None = None) -
     Returns a tensor of zeros and ones with the shape, type and device of `x`. Raises `ValueError`
     for an empty `x`, pixels outside [0, 1], an unknown method, or a generator where none is used.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
-        fail("x", "a floating-point tensor with at least one entry", describe(x))
+    wanted = "a floating-point tensor with at least one entry"
+    if not isinstance(x, Tensor) or x.dtype not in PRECISIONS or x.numel() == 0 or not is_dense(x):
+        fail("x", wanted, describe(x))
     check_unit_interval("x", x)
     check_choice("method", method, ("threshold", "static", "dynamic"))
     if check_generator("generator", generator) is not None and method != "dynamic":

@@ -159,8 +159,8 @@ class VAE(nn.Module):
 
         The noise ε ~ N(0, I) is `noise` if given, else drawn on the CPU from `generator`.
         """
-        check_tensor("mu", mu, ("batch", "latent_dim"))
-        check_tensor("log_var", log_var, ("batch", "latent_dim"))
+        check_tensor("mu", mu, ("batch", self.latent_dim))
+        check_tensor("log_var", log_var, ("batch", self.latent_dim))
         check_same_shape("log_var", log_var, "mu", mu)
         check_finite("mu", mu)
         check_finite("log_var", log_var)
@@ -168,7 +168,7 @@ class VAE(nn.Module):
         if noise is None:
             noise = standard_normal(mu.shape, generator, mu)
         else:
-            check_tensor("noise", noise, ("batch", "latent_dim"))
+            check_tensor("noise", noise, ("batch", self.latent_dim))
             check_same_shape("noise", noise, "mu", mu)
             check_finite("noise", noise)
         scale = torch.exp(0.5 * log_var)

@@ -63,6 +63,8 @@ def show_images(
     `size` is the side of one image in inches.
     """
     pixels = as_pixels("images", images).detach().cpu().view(-1, 28, 28)
+    if pixels.dtype == torch.bfloat16:  # NumPy has none
+        pixels = pixels.float()
     columns = min(check_integer("columns", columns, 1), len(pixels))
     check_number("size", size, 0.0, exclusive=True)
     if titles is not None:
@@ -85,7 +87,7 @@ def show_images(
 
 
 def plot_history(history: History) -> Figure:
-    """Training curves per epoch: the loss and its two terms, and the learning rate per step."""
+    """Training curves per epoch: the loss and its KL term, and the learning rate per step."""
     if not isinstance(history, History):
         fail("history", "a History, as fit returns it", describe(history))
     epochs = torch.arange(1, len(history.epochs) + 1)

@@ -42,7 +42,9 @@ def check_device(origin: str, name: object) -> torch.device:
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(_has_mps()),
     }[kind]
-    if (device.index or 0) >= available:
+    # The number as it was written: torch keeps eight bits of it, and "cuda:256" would be "cuda:0".
+    index = str(name).partition(":")[2]
+    if int(index or 0) >= available:
         wanted = "a device that this machine has"
         fail(origin, wanted, f"{str(name)!r}, but it has {available} of that kind")
     return device
@@ -113,4 +115,4 @@ def cache_folder(root: str | os.PathLike | None = None) -> Path:
 
     if root is not None:
         return check_path("root", root)
-    return Path(os.environ.get("VAE_DATA") or user_cache_dir("vae_lib")).expanduser()
+    return check_path("VAE_DATA", os.environ.get("VAE_DATA") or user_cache_dir("vae_lib"))

@@ -51,6 +51,8 @@ def save_vae(vae: VAE, path: str | os.PathLike) -> None:
     path = check_path("path", path)
     if not path.parent.is_dir():
         fail("path", "a file in a folder that exists", path)
+    if path.is_dir():
+        fail("path", "a file", f"{path}, which is a folder")
     # One JSON string: safetensors does not keep several metadata entries in a fixed order, and
     # the same weights are to give the same bytes.
     sizes = {

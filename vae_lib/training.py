@@ -213,6 +213,8 @@ def fit(
     check_number("beta", beta, 0.0)
     check_flag("resume", resume)
     check_flag("progress", progress)
+    if not (torch.is_grad_enabled() and any(w.requires_grad for w in vae.parameters())):
+        fail("vae", "weights that can be trained", "none that requires a gradient, or torch.no_grad()")
     weight = vae.decoder.logits.weight
     x = as_pixels("images", images).detach().to(weight.device, weight.dtype)
     if validation_images is not None:
@@ -296,6 +298,7 @@ def fit(
                 step += 1
                 bar.step_done(terms[:step], beta)
             _check_converging(terms, vae, epoch, steps_per_epoch)
+            bar.show_loss(terms[:step], beta)
             if validation_images is not None:
                 result = evaluate(vae, validation_images, seed=seed)
                 validation_terms[epoch] = torch.tensor((result.reconstruction, result.kl))
@@ -381,6 +384,8 @@ def _check_checkpoint(path: Path, resume: bool) -> Path:
         fail("checkpoint", "a file in a folder that exists", path)
     if path.exists() and not path.is_file():
         fail("checkpoint", "a file", f"{path}, which is not one")
+    if not os.access(path.parent, os.W_OK):
+        fail("checkpoint", "a file in a folder that can be written to", path)
     if path.exists() and not resume:
         fail("checkpoint", "a new file, or resume=True to go on from it", f"{path}, which exists")
     return path
@@ -426,8 +431,13 @@ class _Bar(tqdm):
     """A progress bar that shows the running loss: the mean over the last hundred steps."""
 
     def step_done(self, terms: Tensor, beta: float) -> None:
-        # On a CPU the loss is at hand; elsewhere reading it every step would stall the device.
+        # On a CPU the loss is at hand; elsewhere the loop would wait for the device to read it, and
+        # it is shown once an epoch.
         if self.update() and terms.device.type == "cpu":
+            self.show_loss(terms, beta)
+
+    def show_loss(self, terms: Tensor, beta: float) -> None:
+        if not self.disable:
             reconstruction, kl = terms[-100:].mean(dim=0).tolist()
             self.set_postfix_str(f"loss {reconstruction + beta * kl:.2f}", refresh=False)
 
