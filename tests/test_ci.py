@@ -31,6 +31,8 @@ def faults(text):
     expect("permissions" not in test, "too many permissions for the tests")
     needed = {"pages": "write", "id-token": "write"}
     expect(publish.get("permissions") == needed, "not the permissions that publishing needs")
+    only_requests = "${{ github.event_name == 'pull_request' }}"
+    expect(workflow["concurrency"]["cancel-in-progress"] == only_requests, "cut off by a later push")
     expect(publish.get("concurrency", {}).get("cancel-in-progress") == "false", "cut off")
     uploads = [
         (number, step["with"]["path"])
@@ -61,6 +63,7 @@ def test_the_workflow_publishes_what_was_tested():
         ("deploy-pages@v4", "deploy-pages@main"),
         ("cancel-in-progress: false", "cancel-in-progress: true"),
         ("  pull_request:\n", ""),
+        ("${{ github.event_name == 'pull_request' }}", "true"),
     ],
 )
 def test_a_faulty_workflow_is_found(old, new):

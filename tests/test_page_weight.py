@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(ROOT / "tools" / "sphinx_ext")
     light_pages = importlib.import_module("light_pages")
+    self_contained_site = importlib.import_module("self_contained_site")
 
 # Bytes transferred apart from pictures: without a live figure, and with one or more.
 LIGHT, WITH_FIGURES = 1_000_000, 3_000_000
@@ -135,3 +136,13 @@ def test_icons_are_drawn_as_in_the_whole_font(site):
     for code in drawn:
         glyphs = (font["glyf"][font.getBestCmap()[code]] for font in (small, whole))
         assert next(glyphs).coordinates == next(glyphs).coordinates
+
+
+def test_what_runs_on_every_page_is_mathjax_as_we_know_it(tmp_path):
+    script = self_contained_site.mathjax_folder() / self_contained_site.MATHJAX_SCRIPT
+    altered = tmp_path / script.name
+    altered.write_bytes(script.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=f"{script.name}: expected SHA-256 .*, got "):
+        self_contained_site.verify(altered)
+    with pytest.raises(FileNotFoundError, match="install the packages in requirements.txt"):
+        self_contained_site.verify(tmp_path / "gone.js")

@@ -359,5 +359,8 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except Problem as problem:
         sys.exit("set-up: {0}".format(problem))
+    except EnvironmentError as error:  # a full disk, a folder that may not be written to
+        where = " ({0})".format(error.filename) if error.filename else ""
+        sys.exit("set-up: {0}{1}".format(error.strerror or error, where))
     except KeyboardInterrupt:
         sys.exit("set-up: interrupted; run it again")

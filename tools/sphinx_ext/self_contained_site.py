@@ -6,6 +6,7 @@ pages as everybody else. MathJax therefore travels with the site, taken from a P
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from sphinx.config import Config
 # with MathJax's other output the equations would be broken for those who open a page by
 # double-clicking it.
 MATHJAX_SCRIPT = "tex-svg.js"
+# Of MathJax 3.2.2. What runs on every page is to be this and nothing else.
+MATHJAX_SHA256 = "2af9375000b5a3669be94d436ae1c61159855283cd18b3ee9817fb71c8f94c84"
 
 # What that script may load later: TeX commands outside its core, and, when a reader asks for
 # them in the menu of an equation, the spoken and explorable forms (in English).
@@ -30,11 +33,19 @@ MATHJAX_ON_DEMAND = (
 def mathjax_folder() -> Path:
     """Return the folder of MathJax's ready-made scripts inside the installed package."""
     folder = Path(str(files("mathjax"))) / "static" / "mathjax" / "es5"
-    if not (folder / MATHJAX_SCRIPT).is_file():
-        raise FileNotFoundError(
-            f"MathJax was expected at {folder}: install the packages in requirements.txt"
-        )
+    verify(folder / MATHJAX_SCRIPT)
     return folder
+
+
+def verify(script: Path) -> None:
+    """Raise an error unless the file is there and is MathJax as we know it."""
+    if not script.is_file():
+        raise FileNotFoundError(
+            f"MathJax was expected at {script}: install the packages in requirements.txt"
+        )
+    found = hashlib.sha256(script.read_bytes()).hexdigest()
+    if found != MATHJAX_SHA256:
+        raise ValueError(f"{script}: expected SHA-256 {MATHJAX_SHA256}, got {found}")
 
 
 def use_local_mathjax(app: Sphinx, config: Config) -> None:
