@@ -205,10 +205,15 @@ def test_the_kl_divergence_of_two_gaussians(lib):
 
 
 def test_kl_divergences_add_over_dimensions(lib):
-    # The first two q as one in two dimensions, where the integral is over a plane.
+    # The first two q as one in two dimensions, where the integral is over a plane; and so p.
     log_q = Q.log_prob(Z)[0, :, None] + Q.log_prob(Z)[1]
-    log_p = PRIOR.log_prob(Z)[:, None] + PRIOR.log_prob(Z)
-    over_the_plane = integral(integral(log_q.exp() * (log_q - log_p)))
+    for p in (P, PRIOR.expand((3, 1))):
+        log_p = p.log_prob(Z)[0, :, None] + p.log_prob(Z)[1]
+        over_the_plane = integral(integral(log_q.exp() * (log_q - log_p)))
+        of_each = mean(Q, Q.log_prob(Z) - p.log_prob(Z))
+        assert_close(of_each[:2].sum(), over_the_plane)
+        assert_close(of_each, kl_gaussians(Q.mean, Q.stddev, p.mean, p.stddev)[:, 0])
+    # The last p was the prior.
     mu, log_var = Q.mean[:2].T, 2 * Q.stddev[:2].T.log()
     of_each = [lib.kl_to_standard_normal(mu[:, [j]], log_var[:, [j]])[0] for j in range(2)]
     assert_close(sum(of_each), over_the_plane)
