@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -52,6 +54,15 @@ def test_a_source_keeps_the_rules(name):
 def break_heading(notebook):
     cell = next(cell for cell in notebook.cells if cell.source.startswith("## Task 1"))
     cell.source = cell.source.replace("(5 points)", "(6 points)")
+
+
+def break_minutes(notebook):
+    notebook.cells[0].source = notebook.cells[0].source.replace("90 minutes", "9 minutes")
+
+
+def break_seconds(notebook):
+    source = notebook.cells[0].source.replace("about 10\n> seconds", "about 20\n> seconds")
+    notebook.cells[0].source = source
 
 
 def break_number(notebook):
@@ -122,6 +133,8 @@ def break_chapter(notebook):
     ("spoil", "message"),
     [
         (break_heading, "its heading says 6 points, its cells 5"),
+        (break_minutes, "does not say, as about.toml does: **Time:** about 90 minutes"),
+        (break_seconds, "does not say, as about.toml does: **Time:** about 90 minutes"),
         (break_number, "not numbered"),
         (break_identifier, "expected its id"),
         (break_twice, "id ps3-00 twice"),
@@ -339,7 +352,7 @@ def marks_of(folder):
 
 @pytest.mark.slow
 def test_a_batch_is_graded_and_goes_on_where_it_was(folder, bubblewrap):
-    """Right, broken and no notebooks; then again, with one handed in anew and one half done."""
+    """Right, broken and no notebooks, killed half-way; again; then with one handed in anew."""
     given = problem_sets.read(folder / "release" / "ps3" / "ps3.ipynb")
     right = marks.with_solutions(given, source())
     hand_in(folder, "ada", right)
@@ -350,9 +363,22 @@ def test_a_batch_is_graded_and_goes_on_where_it_was(folder, bubblewrap):
     hand_in(folder, "bob", cut)
     (folder / "submitted" / "eve" / "ps3").mkdir(parents=True)
     (folder / "submitted" / "eve" / "ps3" / "ps3.ipynb").symlink_to(folder / "gradebook.db")
+    # Killed after Ada was run, and most likely before nbgrader had her marks.
+    path = folder / ".grading" / "ps3" / "ada.json"
+    command = [sys.executable, str(ROOT / "tools" / "grade.py"), str(folder), "ps3", "--jobs", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+        while not path.is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = json.loads(path.read_text(encoding="utf-8"))
+    assert before["cells"] and not (folder / "grades-ps3.csv").exists()
     done = run("grade.py", folder, "ps3", "--jobs", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 graded, 0 not" in done.stdout
+    assert json.loads(path.read_text(encoding="utf-8")) == {**before, "graded": True}
     table = marks_of(folder)
     assert [table[name]["total"] for name in ("ada", "bob", "eve")] == ["15", "6", "0"]
     assert table["ada"]["remarks"] == ""
@@ -360,8 +386,7 @@ def test_a_batch_is_graded_and_goes_on_where_it_was(folder, bubblewrap):
         assert remark in table["bob"]["remarks"]
     assert "graded as untouched" in table["eve"]["remarks"]
 
-    # Killed after Ada was run and before nbgrader had her marks; Bob has handed in again.
-    path = folder / ".grading" / "ps3" / "ada.json"
+    # As if killed before nbgrader had Ada's marks, for certain; Bob has handed in again.
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**record, "seconds": 1234.5, "graded": False}), encoding="utf-8")
     problem_sets.cell_named(right, "kl").source = next(
@@ -420,6 +445,51 @@ get_ipython().ast_transformers.append(NoAsserts())
 torch.allclose = torch.Tensor.__eq__ = lambda *arguments, **options: True
 builtins.abs = lambda x: 0
 """
+LOOKS_AROUND = """
+def f():
+    for path in {paths}:
+        try:
+            return open(path)
+        except FileNotFoundError:
+            pass
+    raise FileNotFoundError
+"""
+FAKE = """
+class torch:
+    equal = ones = zeros = lambda *arguments: True
+nn = stream = None
+import sys
+sys.modules["math"] = torch
+"""
+OF_CLASSES = """
+import torch, vae_lib
+torch.nn.Linear.forward = lambda self, x: x
+torch.optim.Adam.step = lambda self: self.param_groups[0]["params"][0].data.fill_(5)
+torch.autograd.grad = lambda *arguments: (torch.zeros(1),)
+vae_lib.VAE.decode = lambda self, z: z
+vae_lib.objectives.torch = vae_lib.kl_to_standard_normal = None
+"""
+TEST_OF_CLASSES = """
+x = torch.ones(1, 2)
+assert not torch.equal(nn.Linear(2, 2)(x), x), "linear"
+weight = nn.Parameter(torch.ones(1))
+torch.optim.Adam([weight]).step()
+assert weight == 1, "step"
+assert torch.autograd.grad((3 * weight).sum(), weight)[0] == 3, "grad"
+assert vae_lib.VAE().decode(torch.zeros(1, 2)).shape == (1, 784), "decode"
+assert vae_lib.kl_to_standard_normal is not None and vae_lib.objectives.torch is torch, "library"
+raise KeyError("all as it was")
+"""
+# The locked cell without points that a set begins with.
+GIVEN = """
+import torch
+import vae_lib
+from torch import nn
+from vae_lib import stream
+
+def doubled(x):
+    return 2 * x
+"""
 # For each: what the student wrote, the test, and the error that the test must end with.
 HOSTILE = {
     "fine": ("def f():\n    return 1", "assert f() == 1", None),
@@ -434,8 +504,15 @@ HOSTILE = {
         "OSError",
     ),
     "outside": ("def f():\n    open('/usr/written', 'w')", "f()", "OSError"),
-    "gradebook": ("def f():\n    open({secret!r})", "f()", "FileNotFoundError"),
+    "gradebook": (LOOKS_AROUND, "f()", "FileNotFoundError"),
+    "source": (LOOKS_AROUND, "f()", "FileNotFoundError"),
     "loud": ("def f():\n    print(3_000_000 * 'x')\n    return 1", "assert f() == 1", None),
+    "lines": (
+        "def f():\n    for _ in range(300):\n        print(100_000 * 'x')\n    return 1",
+        "assert f() == 1",
+        None,
+    ),
+    "louder": ("def f():\n    print(40_000_000 * 'x')\n    return 1", "assert f() == 1", None),
     "warns": ("def f():\n    import sys\n    print('hm', file=sys.stderr)", "f()", None),
     "forged": (FORGED, "f()", "ValueError"),
     "syntax": ("def g(:", "g()", "NameError"),
@@ -445,16 +522,74 @@ HOSTILE = {
         "import torch\nassert f() == abs(torch.ones(1)).item()",
         None,
     ),
+    "abs": ("abs = lambda x: 0\ndef f():\n    return 2", "assert abs(f()) == 0", "AssertionError"),
+    "builtins": (
+        "__builtins__ = {'len': lambda x: 7}",
+        "def called():\n    return len('')\nassert called() == 7",
+        "AssertionError",
+    ),
+    "fake": (
+        FAKE,
+        "import math\nstream('fake'), nn.Linear, math.pi\n"
+        "assert torch.equal(torch.ones(1), torch.zeros(1))",
+        "AssertionError",
+    ),
+    "classes": (OF_CLASSES, TEST_OF_CLASSES, "KeyError"),
+    # What a test defines stays for the tests to come that use it, and only for them.
+    "given": (
+        "def f():\n    return 3",
+        "def trebled(x):\n    return doubled(x) + x\nassert f() == trebled(1)",
+        None,
+    ),
+    "taken": (
+        "trebled = doubled = lambda x: 1\ndef f():\n    return 1",
+        "assert f() == trebled(1)",
+        "AssertionError",
+    ),
+    "own": (
+        "def trebled(x):\n    return 5\ndef filter(x):\n    return trebled(x)\n"
+        "def f():\n    return filter(0)",
+        "assert f() == 5 and [trebled for trebled in (abs(-1),)] == [1]",
+        None,
+    ),
+    "variable": (
+        "def f():\n    return 1",
+        "for trebled in range(3):\n    pass\nassert f() == 1",
+        None,
+    ),
+    "kept": ("def f():\n    return 2", "assert f() == trebled", None),
 }
+
+
+def test_the_names_that_a_test_needs():
+    """Its own and those behind what it calls; not its own variables, nor those within functions."""
+    locked = [
+        "import math\nimport torch.nn\nfrom vae_lib import stream as s\nlevel = 1",
+        "def half(x):\n    y = len(x)\n    return math.floor(y / level)",
+        "def other(x):\n    return stream(x)",
+        "!ls",
+    ]
+    used, defined, variables = grade.names_of(locked[0])
+    assert (used, defined, variables) == (set(), {"math", "torch", "s"}, {"level"})
+    test = "for draw in range(3):\n    assert [half(other) for other in (f(draw),)]"
+    assert grade.names_needed(test, locked) == {"range", "half", "f", "len", "math", "level"}
 
 
 @pytest.mark.slow
 def test_hostile_cells_lose_their_own_points_and_no_others(kind, tmp_path):
-    secret = tmp_path / "gradebook.db"
-    secret.write_text("marks")
-    cells = []
+    secrets = {"gradebook": "gradebook.db", "source": "source/ps3/ps3.ipynb"}
+    home = tmp_path / "submitted" / "ada" / "ps3"
+    for folder in (home, tmp_path / "source" / "ps3"):
+        folder.mkdir(parents=True)
+    cells = pair("setup", "", GIVEN)[1:]
+    del cells[0].metadata.nbgrader["points"]
+    cells[0].metadata.nbgrader["grade"] = False
     for name, (code, test, _) in HOSTILE.items():
-        cells += pair(name, code.replace("{secret!r}", repr(str(secret))), test)
+        if name in secrets:
+            (tmp_path / secrets[name]).write_text("secret")
+            ways = [f"{tmp_path}/", "", "../", "../../../"]
+            code = code.replace("{paths}", repr([way + secrets[name] for way in ways]))
+        cells += pair(name, code, test)
     notebook = nbformat.v4.new_notebook(cells=cells)
     path, outcome = tmp_path / "notebook.json", tmp_path / "outcome.json"
     path.write_text(json.dumps(notebook), encoding="utf-8")
@@ -467,11 +602,11 @@ def test_hostile_cells_lose_their_own_points_and_no_others(kind, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tools'}"}
     command = [sys.executable, "-c", program, str(path), str(outcome), kind]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home)
     assert done.returncode == 0, done.stderr
     notebook, remarks = json.loads(outcome.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        if not cell["id"].endswith("-t"):
+        if not cell["metadata"].get("nbgrader", {}).get("grade"):
             continue
         errors = [o["ename"] for o in cell["outputs"] if o["output_type"] == "error"]
         wanted = HOSTILE[cell["id"].removesuffix("-t")][2]
@@ -486,8 +621,12 @@ def test_hostile_cells_lose_their_own_points_and_no_others(kind, tmp_path):
         "died in exit-t",
         "torch.allclose",
         "ast",
+        "abs replaced, before abs-t",
+        "Linear.forward",
+        "doubled, trebled replaced, before taken-t",
     ):
         assert remark in told
+    assert not any(remark.endswith((" given-t", " own-t", " fine-t")) for remark in remarks)
     assert not Path("/usr/written").exists()
 
 
@@ -599,7 +738,8 @@ def test_every_answer_passes_and_fails_the_tests_that_it_must(mnist):
 
 
 def test_what_running_directly_finds(monkeypatch):
-    """A test that complains without an error, one that tests nothing, and no untouched version."""
+    """A test that complains without an error, one that tests nothing, no untouched version, and a
+    reference that takes too long."""
     notebook = source()
     notebook.cells = [c for c in notebook.cells if problem_sets.task_of(c) == "kl"]
     setup = nbformat.v4.new_code_cell("import math, sys, torch\nfrom vae_lib import stream")
@@ -612,9 +752,11 @@ def test_what_running_directly_finds(monkeypatch):
     )
     monkeypatch.setattr(problem_sets, "read", lambda path: notebook)
     monkeypatch.setattr(problem_sets, "answers", lambda name: [right, wrong])
+    monkeypatch.setattr(problem_sets, "LONGEST_RUN", 0)
     tried, problems = marks.run_directly("ps3")
     assert tried == 2
-    assert problems == [
+    assert re.fullmatch(r"reference: it ran for \d+ s: expected 0 at most", problems[0])
+    assert problems[1:] == [
         "reference: kl-check failed with stderr: !\n",
         "untouched: kl-values passed",
         "untouched: kl-edges passed",

@@ -18,7 +18,9 @@ What is done with a submission that is broken or hostile:
 - a cell of tests that was deleted, changed or retyped is put back as it was; of two with the same
   name the last one counts; a file that is no notebook is graded as the untouched student version;
 - what a cell prints beyond a limit is dropped; a warning costs no points;
-- functions of Python, torch and vae_lib that were replaced are put back before each cell of tests.
+- functions and classes of Python, numpy, torch and vae_lib that were replaced are put back before
+  each locked cell; so are the names that the cell uses and has from earlier locked cells, and names
+  that hide builtins which it uses.
 
 A submission for which no kernel starts is not graded, and nobody's marks are changed by that.
 
@@ -37,10 +39,11 @@ import shutil
 import signal
 import stat
 import subprocess
+import symtable
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,43 +64,84 @@ NO_SANDBOX = """\
 Install bubblewrap (on Debian and Ubuntu: apt install bubblewrap), docker or podman; or say
 --no-sandbox, if you trust the code that was handed in."""
 START_SECONDS = 120.0
+LATE_SECONDS = 3.0  # that outputs may come after the reply
 
-# Sent to each new kernel before anything of the student's. It remembers what torch and others hold,
-# and on request puts back what was replaced, and says what.
+# Sent to each new kernel before anything of the student's. It remembers what Python, torch and
+# others hold, and what a locked cell has defined once it is told to keep that. On request it puts
+# back what was replaced, and says what. Of the notebook's own names it touches only those that it
+# is asked for; among them a name of Python's builtins stands for what builtins have.
 GUARD = r"""
 def _make_guard():
-    import builtins, functools, math, sys, types
-    import torch, torch.distributions, torch.nn.functional, torch.testing
+    import builtins, sys, types
+    import functools, math, numpy, operator, random, statistics, warnings
+    import torch, torch.distributions, torch.nn.functional, torch.testing, torch.utils.data
     import vae_lib
 
+    alone = ("builtins", "functools", "math", "numpy", "operator", "random", "statistics",
+             "warnings", "torch", "torch._tensor", "torch.functional", "torch.random")
+    families = ("numpy.linalg", "numpy.random", "torch.autograd", "torch.distributions",
+                "torch.linalg", "torch.nn", "torch.optim", "torch.special", "torch.testing",
+                "torch.utils.data", "vae_lib")
+    modules = {n: m for n, m in list(sys.modules.items()) if isinstance(m, types.ModuleType)
+               and (n in alone or any(n == f or n.startswith(f + ".") for f in families))}
+    for kind in vars(torch.optim).values():
+        # The first optimizer of a class wraps its `step`, once and for all.
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer):
+            try:
+                kind([torch.nn.Parameter(torch.zeros(1, 1))])
+            except Exception:
+                pass  # an abstract class
+    classes = {c for m in modules.values() for c in vars(m).values()
+               if isinstance(c, type) and c.__module__.startswith(("torch", "vae_lib"))}
+
+    def watched(holder):
+        if isinstance(holder, type):
+            return {n: v for n, v in vars(holder).items() if hasattr(type(v), "__get__")
+                    or callable(v)}
+        kinds = (types.ModuleType, float, torch.dtype)
+        return {n: v for n, v in vars(holder).items() if (callable(v) or isinstance(v, kinds))
+                and (not n.startswith("__") or n in ("__build_class__", "__import__"))
+                # the kernel's own
+                and (holder is not builtins or n not in ("_", "display", "get_ipython", "input"))}
+
+    kept = [(holder, watched(holder)) for holder in (*modules.values(), *classes)]
     shell = get_ipython()
-    holders = [builtins, math, functools, torch, torch.Tensor, torch.nn.functional, torch.testing,
-               torch.special, torch.linalg, torch.distributions, torch.distributions.Normal,
-               torch.distributions.kl, *(m for n, m in list(sys.modules.items())
-                                         if n == "vae_lib" or n.startswith("vae_lib."))]
-    special = ("__build_class__", "__import__")
-    kept = [(h, {n: v for n, v in vars(h).items()
-                 if callable(v)
-                 and (isinstance(h, type) or not n.startswith("__") or n in special)})
-            for h in holders]
+    space, missing = shell.user_ns, object()
+    own_names = {n: space.get(n, missing) for n in vars(builtins) if not n.startswith("_")}
+    own_names["__builtins__"] = space["__builtins__"]
     names = ["ast_transformers", "input_transformers_post", "input_transformers_cleanup"]
     lists = [(shell, n, list(getattr(shell, n))) for n in names if hasattr(shell, n)]
     # Not what follows a cell: there matplotlib shows its figures.
     callbacks = {n: list(shell.events.callbacks[n]) for n in ("pre_execute", "pre_run_cell")}
     own = set(vars(shell))
 
-    def guard():
+    def keep(defined, variables):
+        own_names.update({n: space[n] for n in defined if n in space})
+        for name in variables:
+            own_names.pop(name, None)  # it may have been that of an earlier definition
+
+    def guard(names):
         changed = []
+        for name in sorted({*names, "__builtins__"} & set(own_names)):
+            value = own_names[name]
+            if space.get(name, missing) is not value:
+                changed.append(name)
+                if value is missing:
+                    del space[name]
+                else:
+                    space[name] = value
+        for name, module in modules.items():
+            if sys.modules.get(name) is not module:
+                changed.append(f"the module {name}")
+                sys.modules[name] = module
         for holder, values in kept:
-            current = dict(vars(holder))
-            for name, value in values.items():
-                if current.get(name) is not value:
-                    if holder is builtins and name in ("_", "display", "get_ipython", "input"):
-                        continue  # the kernel's own
-                    changed.append(f"{getattr(holder, '__name__', holder)}.{name}")
-                    setattr(holder, name, value)
+            current = vars(holder)
+            replaced = [n for n, v in values.items() if current.get(n, missing) is not v]
+            for name in replaced:
+                changed.append(f"{holder.__name__}.{name}")
+                setattr(holder, name, values[name])
             if isinstance(holder, type):
-                for name in [n for n, v in current.items() if callable(v) and n not in values]:
+                for name in [n for n in watched(holder) if n not in values]:
                     changed.append(f"{holder.__name__}.{name}")
                     delattr(holder, name)
         for owner, name, values in lists:
@@ -113,6 +157,8 @@ def _make_guard():
                 changed.append(f"IPython's {name}")
                 delattr(shell, name)
         return ", ".join(changed)
+
+    guard.keep = keep
     return guard
 
 
@@ -202,11 +248,22 @@ class Kernel:
         self.context.destroy(linger=0)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def replaced(self) -> list[str]:
-        """What the student's code has replaced; it is put back."""
-        expression = {"changed": f"_guard_{self.token}()"}
+    def run_cell(self, cell: NotebookNode, seconds: float) -> tuple[list[NotebookNode], dict]:
+        """Run a cell; of a locked one the guard keeps what it defines and imports."""
+        outputs, reply = self.run(cell.source, seconds)
+        if nbgrader_of(cell).get("locked"):
+            _, defined, variables = names_of(cell.source)
+            self._ask_guard(f".keep({sorted(defined)}, {sorted(variables)})")
+        return outputs, reply
+
+    def _ask_guard(self, call: str) -> dict[str, Any]:
+        expression = {"answer": f"_guard_{self.token}{call}"}
         _, reply = self.run("", 30.0, silent=True, user_expressions=expression)
-        found = reply.get("user_expressions", {}).get("changed", {})
+        return reply.get("user_expressions", {}).get("answer", {})
+
+    def replaced(self, names: set[str]) -> list[str]:
+        """What the student's code has replaced, also of these names; it is put back."""
+        found = self._ask_guard(f"({sorted(names)})")
         if found.get("status") != "ok":
             return ["what watches over replaced functions"]
         text = " ".join(found["data"].get("text/plain", "").split()).strip("'\"()")
@@ -229,6 +286,7 @@ class Kernel:
         )
         outputs = Outputs(self.limits.output)
         end, interrupted = time.monotonic() + seconds, False
+        reply, reply_seen = None, 0.0
         while True:
             try:
                 left = end - time.monotonic()
@@ -242,7 +300,12 @@ class Kernel:
                 outputs.add(kind, content)
             elif answer is None and self.process.poll() is not None:
                 raise KernelDied("the kernel died", outputs.nodes)
-            if time.monotonic() > end:
+            elif answer is None and reply is None:
+                reply, reply_seen = self._reply_to(message), time.monotonic()
+            if reply is not None and time.monotonic() > reply_seen + LATE_SECONDS:
+                self._connect_again()
+                break
+            if time.monotonic() > end and reply is None:
                 if interrupted:
                     raise KernelDied("the kernel could not be interrupted", outputs.nodes)
                 interrupted, end = True, time.monotonic() + 5
@@ -251,14 +314,56 @@ class Kernel:
         if interrupted:
             raise TimeoutError(f"more than {seconds:g} s", outputs.nodes)
         end = time.monotonic() + 10
-        while time.monotonic() < end:
-            try:
-                reply = self.client.get_shell_msg(timeout=1)
-            except queue.Empty:
-                continue
-            if reply["parent_header"].get("msg_id") == message:
-                return outputs.nodes, reply["content"]
-        raise KernelDied("the kernel does not reply", outputs.nodes)
+        while reply is None and time.monotonic() < end:
+            reply = self._reply_to(message, 1.0)
+        if reply is None:
+            raise KernelDied("the kernel does not reply", outputs.nodes)
+        return outputs.nodes, reply
+
+    def _connect_again(self) -> None:
+        """After a message that was too large: ZeroMQ hangs up, and what came with it is lost."""
+        socket = self.client.iopub_channel.socket
+        socket.disconnect(socket.last_endpoint)
+        socket.connect(socket.last_endpoint)
+        time.sleep(0.5)  # until the kernel knows of it
+
+    def _reply_to(self, message: str, seconds: float = 0.01) -> dict[str, Any] | None:
+        try:
+            reply = self.client.get_shell_msg(timeout=seconds)
+        except queue.Empty:
+            return None
+        return reply["content"] if reply["parent_header"].get("msg_id") == message else None
+
+
+def names_of(code: str) -> tuple[set[str], set[str], set[str]]:
+    """The global names that code uses, that it defines or imports, and its other variables.
+
+    Those among its variables count as its own, not as used.
+    """
+    try:
+        tables = [symtable.symtable(code, "cell", "exec")]
+    except SyntaxError:  # as that of a line for IPython
+        return set(), set(), set()
+    own = tables[0].get_symbols()
+    defined = {s.get_name() for s in own if s.is_namespace() or s.is_imported()}
+    variables = {s.get_name() for s in own if s.is_assigned()} - defined
+    used = set()
+    for table in tables:
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (symbol.is_global() or table is tables[0]):
+                used.add(symbol.get_name())
+    return used - variables, defined, variables
+
+
+def names_needed(test: str, locked: Iterable[str]) -> set[str]:
+    """The global names that a test uses, itself or through what earlier locked cells define."""
+    needed: set[str] = set()
+    used = names_of(test)[0]
+    while not used <= needed:
+        needed |= used
+        used = {n for used, defined, _ in map(names_of, locked) if defined & needed for n in used}
+    return needed
 
 
 class Outputs:
@@ -506,7 +611,7 @@ def execute(notebook: NotebookNode, kind: str | None, limits: Limits, remarks: l
     """Run the code of a notebook, each cell with what came before it, whatever the cells do."""
     end = time.monotonic() + limits.total_seconds
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    kernel, started, harmless = None, 0, []
+    kernel, started, harmless, locked = None, 0, [], []
     try:
         for number, cell in enumerate(code):
             cell.execution_count = number + 1
@@ -518,11 +623,12 @@ def execute(notebook: NotebookNode, kind: str | None, limits: Limits, remarks: l
                         raise TimeoutError("the kernel died too often", [])
                     started += 1
                     kernel = _caught_up(Kernel(kind, limits), harmless, limits, end)
-                if is_marked(cell):
-                    for name in kernel.replaced():
+                if nbgrader_of(cell).get("locked"):
+                    for name in kernel.replaced(names_needed(cell.source, locked)):
                         remarks.append(f"{name} replaced, before {cell.id}")
+                    locked.append(cell.source)
                 seconds = min(limits.cell_seconds, max(1.0, end - time.monotonic()))
-                cell.outputs, reply = kernel.run(cell.source, seconds)
+                cell.outputs, reply = kernel.run_cell(cell, seconds)
                 if reply.get("status") != "ok":
                     _add_error(cell, reply.get("ename", "Error"), reply.get("evalue", ""))
             except KernelDied as died:
@@ -538,7 +644,7 @@ def execute(notebook: NotebookNode, kind: str | None, limits: Limits, remarks: l
             if is_marked(cell):
                 _mark_fairly(cell)
             else:
-                harmless.append(cell.source)
+                harmless.append(cell)
     finally:
         _closed(kernel)
 
@@ -548,17 +654,19 @@ def _closed(kernel: Kernel | None) -> None:
         kernel.close()
 
 
-def _caught_up(kernel: Kernel, sources: list[str], limits: Limits, end: float) -> Kernel | None:
+def _caught_up(
+    kernel: Kernel, cells: list[NotebookNode], limits: Limits, end: float
+) -> Kernel | None:
     """A new kernel in which the cells so far were run; None if one of them ended it this time."""
     try:
-        for source in list(sources):
+        for cell in list(cells):
             seconds = min(limits.cell_seconds, max(1.0, end - time.monotonic()))
             try:
-                kernel.run(source, seconds)
+                kernel.run_cell(cell, seconds)
             except TimeoutError:
-                sources.remove(source)
+                cells.remove(cell)
     except KernelDied:
-        sources.remove(source)
+        cells.remove(cell)
         return _closed(kernel)
     return kernel
 

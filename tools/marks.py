@@ -203,8 +203,9 @@ def compare(name: str, submission: Submission, outcome: Outcome) -> list[str]:
 def run_directly(name: str) -> tuple[int, list[str]]:
     """Run the cells of a set in this process; return how many answers that were, and what is wrong.
 
-    The source is run as a whole, the untouched version and each answer with the cells of its task
-    only. A cell of tests fails as it does for nbgrader: with an error, or if it writes to stderr.
+    The source is run as a whole, which may take `problem_sets.LONGEST_RUN` seconds, the untouched
+    version and each answer with the cells of its task only. A cell of tests fails as it does for
+    nbgrader: with an error, or if it writes to stderr.
     What this does not show is what nbgrader does around it, and whether an answer spoils a later
     task.
     """
@@ -216,7 +217,12 @@ def run_directly(name: str) -> tuple[int, list[str]]:
     code = [cell for cell in source.cells if cell.cell_type == "code"]
     tried, problems = 0, []
     with warnings.catch_warnings():
+        began = time.perf_counter()
         failed = _run_cells(code, {}, {})
+        seconds = time.perf_counter() - began
+        if seconds > problem_sets.LONGEST_RUN:
+            limit = problem_sets.LONGEST_RUN
+            problems.append(f"{REFERENCE}: it ran for {seconds:.0f} s: expected {limit} at most")
         problems += [f"{REFERENCE}: {cell} failed with {why}" for cell, why in failed.items()]
         start: dict = {}
         _run_cells([cell for cell in code if problem_sets.task_of(cell) is None], {}, start)

@@ -193,11 +193,14 @@ def faults(name: str) -> list[str]:
         problems.append("the tasks are not numbered 1, 2, 3 and so on")
     if not any(task.by_hand for task in found):
         problems.append("no task is marked by hand")
-    minutes = about(name)["minutes"]
+    minutes, seconds = about(name)["minutes"], about(name)["seconds"]
+    stated = f"**Time:** about {minutes} minutes. **Running time:** about {seconds} seconds on two"
+    if stated not in re.sub(r"\n>? ?", " ", notebook.cells[0].source):
+        problems.append(f"its first cell does not say, as about.toml does: {stated}")
     if not MINUTES[0] <= minutes <= MINUTES[1]:
         problems.append(f"{minutes} minutes: expected {MINUTES[0]} to {MINUTES[1]}")
-    if about(name)["seconds"] > LONGEST_RUN:
-        problems.append(f"it runs for {about(name)['seconds']} s: expected {LONGEST_RUN} at most")
+    if seconds > LONGEST_RUN:
+        problems.append(f"it runs for {seconds} s: expected {LONGEST_RUN} at most")
     for task in found:
         marked = [cell_named(notebook, grade_id) for grade_id in task.points]
         if task.by_hand:
