@@ -381,6 +381,15 @@ class TestDocstrings:
         assert re.search(unit, text), "no unit or range"
 
     @pytest.mark.parametrize(
+        "function", [f for f in TABLE if f.__name__ != "forward"], ids=name_of
+    )
+    def test_errors_and_the_chapter_are_named(self, function):
+        text = inspect.getdoc(function)
+        owner = getattr(vae_lib, function.__qualname__.split(".")[0], function)
+        assert "ValueError" in text or "Raises what" in text
+        assert re.search(r"[Cc]hapters? [1-6]", text + inspect.getdoc(owner))
+
+    @pytest.mark.parametrize(
         "name",
         ["bernoulli_log_likelihood", "kl_to_standard_normal", "elbo", "iwae_bound",
          "exact_log_evidence", "evaluate"],

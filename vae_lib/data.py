@@ -37,7 +37,7 @@ class Split:
     images: uint8, `(n, 28, 28)`, 0 (black) to 255 (white), n ≥ 1.
     labels: int64, `(n,)`, the digit that each image shows, 0 to 9.
 
-    Raises `ValueError` for anything else.
+    Raises `ValueError` for anything else. Shown in chapter 1.
     """
 
     images: Tensor
@@ -70,7 +70,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class MNIST:
-    """The whole data set: `train` with 60,000 images and `test` with 10,000."""
+    """The whole data set: `train` with 60,000 images and `test` with 10,000. Shown in chapter 1.
+
+    Raises `ValueError` for what is no `Split`.
+    """
 
     train: Split
     test: Split
@@ -81,7 +84,7 @@ class MNIST:
                 fail(name, "a Split", describe(getattr(self, name)))
 
     def split(self, name: str) -> Split:
-        """The split of that name, "train" or "test"."""
+        """The split of that name, "train" or "test"; `ValueError` for another."""
         return getattr(self, check_choice("name", name, ("train", "test")))
 
 
@@ -109,8 +112,8 @@ def hold_out(split: Split, num_held_out: int, seed: int = 0) -> tuple[Split, Spl
     """Split at random into two disjoint parts, for training and for validation.
 
     Returns `(train, validation)` with `len(split) - num_held_out` and `num_held_out` images, each
-    in the order of `split`. The same `seed` gives the same parts. Raises `ValueError` unless
-    1 ≤ `num_held_out` < `len(split)`.
+    in the order of `split`. The same `seed` gives the same parts. What they are for is said in
+    chapters 1 and 4. Raises `ValueError` unless 1 ≤ `num_held_out` < `len(split)`.
     """
     if not isinstance(split, Split):
         fail("split", "a Split, such as load_mnist().train", describe(split))

@@ -27,7 +27,7 @@ class Evaluation:
 
     `negative_elbo` = `reconstruction` + `kl`. A standard error is the standard deviation over
     the images, divided by the square root of their number: the uncertainty that comes from having
-    these images and not others.
+    these images and not others. What the two terms are is derived in chapter 3.
     """
 
     negative_elbo: float

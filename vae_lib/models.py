@@ -128,7 +128,8 @@ class VAE(nn.Module):
     The arguments are those of `Encoder`; with a `generator` the same weights come on any machine.
 
     Call: `x` in [0, 1], shape `(batch, 784)` → `logits (batch, 784)`, `mu` and `log_var`, each
-    `(batch, latent_dim)`: what `elbo(x, logits, mu, log_var)` takes.
+    `(batch, latent_dim)`: what `elbo(x, logits, mu, log_var)` takes. Built in chapter 2. Raises
+    `ValueError` for wrong sizes and for any other input, as its methods do.
     """
 
     def __init__(
@@ -145,7 +146,10 @@ class VAE(nn.Module):
         self.latent_dim, self.hidden_dim, self.activation = latent_dim, hidden_dim, activation
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`mu` and `log_var` of q(z | x), each `(batch, latent_dim)`; `x` as in `Encoder`."""
+        """`mu` and `log_var` of q(z | x), each `(batch, latent_dim)`; `x` as in `Encoder`.
+
+        Raises `ValueError` for any other `x`. Built in chapter 2.
+        """
         return self.encoder(x)
 
     def reparameterize(
@@ -157,7 +161,9 @@ class VAE(nn.Module):
     ) -> Tensor:
         """A sample z = μ + σ ε of q(z | x), shape `(batch, latent_dim)`. Derived in chapter 2.
 
-        The noise ε ~ N(0, I) is `noise` if given, else drawn on the CPU from `generator`.
+        The noise ε ~ N(0, I) is `noise` if given, else drawn on the CPU from `generator`. All are
+        `(batch, latent_dim)`; log σ² is `log_var`. Raises `ValueError` for other shapes and for
+        what is not finite.
         """
         check_tensor("mu", mu, ("batch", self.latent_dim))
         check_tensor("log_var", log_var, ("batch", self.latent_dim))
@@ -175,7 +181,10 @@ class VAE(nn.Module):
         return mu + scale * noise
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits of p(x | z), `(batch, 784)`; `z` as in `Decoder`."""
+        """Logits of p(x | z), `(batch, 784)`; `z` as in `Decoder`.
+
+        Raises `ValueError` for any other `z`. Built in chapter 2.
+        """
         return self.decoder(z)
 
     def forward(
@@ -184,7 +193,11 @@ class VAE(nn.Module):
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode, draw one latent sample per image, decode: `logits, mu, log_var`."""
+        """Encode, draw one latent sample per image, decode: `logits, mu, log_var`.
+
+        Shapes as for the class; `noise` as in `reparameterize`. Raises `ValueError` for any other
+        input. Built in chapter 2.
+        """
         mu, log_var = self.encode(x)
         z = self.reparameterize(mu, log_var, generator, noise)
         return self.decode(z), mu, log_var
@@ -197,7 +210,7 @@ class VAE(nn.Module):
 
         Returns the probability of each pixel, in [0, 1]: the mean of p(x | z). With
         `binarize=True` the pixels are drawn too, and each is 0 or 1. All draws come from
-        `generator`, on the CPU. Derived in chapter 6.
+        `generator`, on the CPU. Raises `ValueError` for an `n` below 1. Derived in chapter 6.
         """
         check_integer("n", n, 1)
         check_generator("generator", generator)

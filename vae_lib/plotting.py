@@ -60,7 +60,8 @@ def show_images(
     """A grid of images, row by row; black is 0, white is 1.
 
     `images` is uint8 or in [0, 1], `(n, 28, 28)` or `(n, 784)`; `titles` one text per image;
-    `size` is the side of one image in inches.
+    `size` is the side of one image in inches. First used in chapter 1. Raises `ValueError` for
+    other images, and for `titles` that are not one text for each.
     """
     pixels = as_pixels("images", images).detach().cpu().view(-1, 28, 28)
     if pixels.dtype == torch.bfloat16:  # NumPy has none
@@ -87,7 +88,11 @@ def show_images(
 
 
 def plot_history(history: History) -> Figure:
-    """Training curves per epoch: the loss and its KL term, and the learning rate per step."""
+    """Training curves per epoch: the loss and its KL term, and the learning rate per step.
+
+    Loss and KL in nats per image, of the images held out too if there are any. Read in chapter 4.
+    Raises `ValueError` for a `history` that `fit` did not return.
+    """
     if not isinstance(history, History):
         fail("history", "a History, as fit returns it", describe(history))
     epochs = torch.arange(1, len(history.epochs) + 1)
@@ -113,7 +118,8 @@ def latent_scatter(
     """Where the encoder puts images in a latent plane: one point per image, coloured by digit.
 
     `mu` is `(n, 2)`, `labels` is int64 `(n,)` with digits 0 to 9. Each digit is also written at
-    its class's median, so that colour is not the only cue.
+    its class's median, so that colour is not the only cue. Read in chapter 5. Raises `ValueError`
+    for other shapes, other labels and what is not finite.
     """
     check_finite("mu", check_tensor("mu", mu, ("n", 2)))
     labels = _check_labels(labels, len(mu))
@@ -153,7 +159,9 @@ def latent_grid(
 
     `spacing` "linear" places `steps` points evenly over [−`half_width`, `half_width`] in each
     dimension; "quantile" places them at equal steps of the prior's probability, so that every
-    image stands for the same share of what the model generates. Derived in chapter 6.
+    image stands for the same share of what the model generates. Derived in chapter 6. Raises
+    `ValueError` for another spacing, fewer than two steps, or a model with other than two
+    dimensions.
     """
     axis = latent_axis(steps, spacing, half_width)
     if check_vae(vae).latent_dim != 2:
@@ -176,7 +184,10 @@ def latent_grid(
 
 
 def latent_axis(steps: int, spacing: str, half_width: float = 3.0) -> Tensor:
-    """The coordinates of `latent_grid` along one dimension, rising, shape `(steps,)`."""
+    """The coordinates of `latent_grid` along one dimension, rising, shape `(steps,)`.
+
+    Derived in chapter 6. Raises `ValueError` as `latent_grid` does.
+    """
     check_integer("steps", steps, 2)
     check_choice("spacing", spacing, ("linear", "quantile"))
     check_number("half_width", half_width, 0.0, exclusive=True)

@@ -20,7 +20,8 @@ def pick_device(name: str | None = None) -> torch.device:
     `name` is "cpu", "cuda" (or "cuda:1", …) or "mps". Without it the environment variable
     `VAE_DEVICE` decides, and without that the best device there is: CUDA, then MPS, then the CPU.
 
-    Raises `ValueError` for an unknown device and for one that this machine does not have.
+    Raises `ValueError` for an unknown device and for one that this machine does not have. Chapter 1
+    calls it first.
     """
     if name is not None:
         return check_device("name", name)
@@ -59,7 +60,8 @@ def stream(name: str, seed: int = 0) -> torch.Generator:
 
     Two names give two independent streams from one seed, so that drawing more noise does not
     change the order of the images. The stream is drawn on the CPU whatever the device, and so
-    is the same everywhere.
+    is the same everywhere. What it is for is said in chapter 4. Raises `ValueError` for an empty
+    `name` and for a `seed` that is not a whole number ≥ 0.
     """
     if not isinstance(name, str) or not name:
         fail("name", "a non-empty string", repr(name))

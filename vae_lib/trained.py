@@ -24,7 +24,7 @@ def trained_vae(
     The reference weights ship with the library; they are what `train(load_mnist().train.images)`
     gives. Give `weights`, a file written by `save_vae`, to go through a chapter with a model of
     your own. `device` is where it is put; without it, the CPU. The reference weights come in
-    torch's default precision, those of a file in the file's.
+    torch's default precision, those of a file in the file's. Chapter 4 arrives at them.
 
     Raises `ValueError` when the file is missing, damaged or not written by `save_vae`, and for a
     device that this machine does not have.
@@ -46,6 +46,10 @@ def save_vae(vae: VAE, path: str | os.PathLike) -> None:
     """Write the weights of `vae` and the sizes of its network to a safetensors file.
 
     The file appears in one step: whatever happens, no half-written file is left at `path`.
+    `trained_vae(weights=path)` reads it: after chapter 4, to go through chapters 5 and 6 with a
+    model of your own. Raises `ValueError` for a `vae` that is none, and for a `path` that is a folder or
+    lies in one that does not exist; what the system says of a full disk or a forbidden folder is
+    an `OSError`.
     """
     check_vae(vae)
     path = check_path("path", path)

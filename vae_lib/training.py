@@ -77,7 +77,7 @@ class History:
     """What `fit` returns: `steps`, `epochs`, and, where images were held out, `validation`.
 
     `epochs` averages the steps of each epoch, weighted by their batch sizes, while the weights
-    move. `validation` is measured with the weights at the end of each epoch.
+    move. `validation` is measured with the weights at the end of each epoch. Read in chapter 4.
     """
 
     steps: Curves
@@ -98,7 +98,7 @@ def learning_rate_at(
 
     "linear" rises over `warmup_steps` steps to `peak`, then falls on a straight line that would
     reach zero one step after the last. "constant" stays at `peak` after the warm-up.
-    Raises `ValueError` for a step outside the run or any other wrong argument.
+    Raises `ValueError` for a step outside the run or any other wrong argument. Drawn in chapter 4.
     """
     check_integer("num_steps", num_steps, 1)
     if check_integer("step", step, 0) >= num_steps:
@@ -130,7 +130,7 @@ def train(
 
     `images` are as in `fit`. The VAE is trained and returned on `device`, on the CPU if that is
     None. Raises what `fit` raises, and `ValueError` for another `setting` or a device that is not
-    there.
+    there. Both settings are run in chapter 4.
     """
     settings = SETTINGS[check_choice("setting", setting, tuple(SETTINGS))] | changes
     device = check_device("device", "cpu" if device is None else device)
