@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,15 @@ def site():
 
 @pytest.fixture(scope="session")
 def site_address(site):
-    """The address at which the site is served to the browser, without a slash at the end."""
-    with served(site) as url:
-        yield url
+    """The address at which the site is served to the browser, without a slash at the end.
+
+    Two folders down, as GitHub Pages and courses serve it: no page may count on lying at the root.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "courses").mkdir()
+        (Path(root) / "courses" / "vae").symlink_to(site, target_is_directory=True)
+        with served(Path(root)) as url:
+            yield f"{url}/courses/vae"
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,19 @@ PHONE = {"width": 360, "height": 740}
 # A change of the window or of the colours has reached the page.
 DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
-# Equations are typeset, and everything that waits for its place in the window has been shown.
+# Equations are typeset, live figures live, and everything that waits for its place in the window has
+# been shown.
 SETTLE = """async () => {
   await window.MathJax?.startup?.promise;
   await document.fonts.ready;
+  const late = performance.now() + 30000;
+  for (const figure of document.querySelectorAll(".live-figure")) {
+    figure.scrollIntoView();
+    while (!["live", "failed"].includes(figure.dataset.phase) && performance.now() < late) {
+      await new Promise((done) => setTimeout(done, 20));
+    }
+    if (figure.dataset.phase !== "live") console.error("a live figure is not live");
+  }
   for (const y of [document.body.scrollHeight, 0]) {
     window.scrollTo(0, y);
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
