@@ -106,13 +106,12 @@ KEYBOARD = """() => [...document.querySelectorAll("body *")].filter((e) =>
 
 AXE_SCRIPT = AXE_FILE_PATH.read_text(encoding="utf-8")
 
-# Of code only the first word of each kind, of tables and lists the first rows, and of equations only
-# the first: the thousands of others look the same, and axe would take minutes for them.
+# Of code only the first word of each kind, of tables the first rows, and of equations only the
+# first: the thousands of others look the same, and axe would take minutes for them.
 THIN_OUT = """() => {
   [...document.querySelectorAll("mjx-container")].slice(9).forEach((e) =>
     e.querySelectorAll("svg, mjx-assistive-mml").forEach((part) => part.replaceChildren()));
-  document.querySelectorAll("tbody tr:nth-child(n + 9), main li:nth-child(n + 9)").forEach((e) =>
-    e.remove());
+  document.querySelectorAll("tbody tr:nth-child(n + 9)").forEach((e) => e.remove());
   const seen = new Set();
   for (const e of document.querySelectorAll("pre span")) {
     const block = e.closest("[class*=highlight-]")?.className ?? "";

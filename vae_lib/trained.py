@@ -47,9 +47,9 @@ def save_vae(vae: VAE, path: str | os.PathLike) -> None:
 
     The file appears in one step: whatever happens, no half-written file is left at `path`.
     `trained_vae(weights=path)` reads it: after chapter 4, to go through chapters 5 and 6 with a
-    model of your own. Raises `ValueError` for a `vae` that is none, and for a `path` that is a folder or
-    lies in one that does not exist; what the system says of a full disk or a forbidden folder is
-    an `OSError`.
+    model of your own. Raises `ValueError` for a `vae` that is none, and for a `path` that is a
+    folder or lies in one that does not exist; what the system says of a full disk or a forbidden
+    folder is an `OSError`.
     """
     check_vae(vae)
     path = check_path("path", path)
