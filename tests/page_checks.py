@@ -4,6 +4,7 @@ Nothing here knows the book; tests/test_pages.py shows that each check finds wha
 applies them to every page.
 """
 
+import re
 from dataclasses import dataclass
 
 from axe_playwright_python.base import AXE_FILE_PATH
@@ -97,6 +98,39 @@ WIDTHS = """() => {
   return found;
 }"""
 
+# Without JavaScript and in print the picture of a live figure stands alone, with its text
+# alternative: no control that nobody answers, no empty place. How many figures, and the faults.
+PICTURES = """() => {
+  const seen = (e) => e.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+  const figures = [...document.querySelectorAll(".live-figure")], faults = [];
+  figures.forEach((figure, i) => {
+    const fault = (text) => faults.push(`figure ${i + 1}: ${text}`);
+    const picture = figure.querySelector("img");
+    const height = picture && seen(picture) ? picture.getBoundingClientRect().height : 0;
+    if (!height || !picture.clientWidth) fault("no picture is seen");
+    if (!picture?.naturalWidth) fault("no picture is loaded");
+    if (!picture?.alt.trim()) fault("no text alternative");
+    const others = [...figure.querySelectorAll("*")].filter((e) => e !== picture && seen(e));
+    new Set(others.map((e) => e.localName)).forEach((name) => fault(`${name} is seen as well`));
+    const empty = Math.round(figure.getBoundingClientRect().height - height);
+    if (height && empty > 0) fault(`${empty} pixels are empty`);
+  });
+  return [figures.length, faults];
+}"""
+
+# What a PDF of the page has to hold for each live figure, and what it may not.
+IN_PDF = """() => [...document.querySelectorAll(".live-figure")].map((figure) => {
+  const picture = figure.querySelector("img");
+  return {
+    size: [picture?.naturalWidth, picture?.naturalHeight],
+    alt: picture?.alt,
+    live: [...figure.querySelectorAll(".live-figure-view [aria-label]")].map((e) => e.ariaLabel),
+  };
+})"""
+PDF_IMAGE = re.compile(rb"/Subtype\s*/Image\s*/Width (\d+)\s*/Height (\d+)")
+# As it is in ASCII, with a backslash before what has a meaning, or else in UTF-16.
+PDF_TEXT = re.compile(rb"/Alt\s*(?:\(((?:\\.|[^\\)])*)\)|<FEFF([0-9A-F]*)>)", re.DOTALL)
+
 # What can be scrolled sideways, but by no key. (axe's rule for it takes longer.)
 KEYBOARD = """() => [...document.querySelectorAll("body *")].filter((e) =>
   e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 1
@@ -150,13 +184,17 @@ class Look:
     # Serious and critical violations of axe-core's rules.
     light: list[str]
     dark: list[str]
-    # How many formulas the page has, and what it calls its colours in a light and a dark system.
+    # Of live figures, on paper and in a PDF.
+    printed: list[str]
+    # How many formulas and live figures the page has, and what it calls its colours in a light and
+    # a dark system.
     formulas: int
+    figures: int
     themes: list[str | None]
 
 
 def look_at(context, url):
-    """Open a page in a context of playwright's, look at it wide, narrow, light and dark."""
+    """Open a page in a context of playwright's, look at it wide, narrow, light, dark, in print."""
     page = context.new_page()
     log = watch(page)
     # As a reader sees it who was never here.
@@ -182,6 +220,12 @@ def look_at(context, url):
     page.evaluate(DRAWN)
     themes.append(page.evaluate(THEME))
     dark = page.evaluate(AXE, COLOUR_RULES)
+    # In light colours again: a picture that is dimmed is another one in the PDF.
+    page.emulate_media(color_scheme="light", media="print")
+    page.evaluate(DRAWN)
+    figures, printed = page.evaluate(PICTURES)
+    if figures:
+        printed += look_at_pdf(page)
     page.close()
     return Look(
         complaints=log.complaints,
@@ -192,6 +236,31 @@ def look_at(context, url):
         keyboard=keyboard,
         light=light,
         dark=dark,
+        printed=printed,
         formulas=formulas,
+        figures=figures,
         themes=themes,
     )
+
+
+def look_at_pdf(page):
+    """What is wrong with the live figures in a page's PDF.
+
+    It is a tagged one, as readers get from Chromium: it has the text alternatives too.
+    """
+    pdf = page.pdf(tagged=True)
+    sizes = [[int(length) for length in image.groups()] for image in PDF_IMAGE.finditer(pdf)]
+    texts = [
+        re.sub(r"\\(.)", r"\1", plain.decode("ascii"), flags=re.DOTALL)
+        if plain
+        else bytes.fromhex(wide.decode("ascii")).decode("utf-16-be")
+        for plain, wide in PDF_TEXT.findall(pdf)
+    ]
+    faults = []
+    for number, figure in enumerate(page.evaluate(IN_PDF), 1):
+        if figure["size"] not in sizes:
+            faults.append(f"figure {number}: its picture is not in the PDF")
+        if figure["alt"] not in texts:
+            faults.append(f"figure {number}: its text alternative is not in the PDF")
+        faults += [f"figure {number}: {x!r} is in the PDF" for x in figure["live"] if x in texts]
+    return faults

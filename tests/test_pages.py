@@ -5,10 +5,20 @@ from dataclasses import asdict
 
 import browsing
 import pytest
-from page_checks import look_at
+from page_checks import DESKTOP, PHONE, PICTURES, look_at
 
 # The lists of faults in a `Look`.
-CHECKS = ("complaints", "other_hosts", "images", "equations", "widths", "keyboard", "light", "dark")
+CHECKS = (
+    "complaints",
+    "other_hosts",
+    "images",
+    "equations",
+    "widths",
+    "keyboard",
+    "light",
+    "dark",
+    "printed",
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +36,13 @@ html { background: white; color: black } a { color: #00e }
  .box { overflow-x: auto } .wide { width: 600px }
 #left { display: block; margin-left: -9em }
 @media (prefers-color-scheme: dark) { #dim { color: #444 } }
+.live-figure { display: grid } @media print { .live-figure-view { display: none } }
 </style></head><body><main><h1>A page</h1>
 <p>Some <a href="#x" id="x">words</a> and <code>code</code>.</p>
 <img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" alt="A point">
+<div class="live-figure" data-phase="live">
+<img src="data:image/gif;base64,R0lGODlhAwACAAAAACwAAAAAAwACAAA=" alt="Points (α \\ β)">
+<div class="live-figure-view"><b role="img" aria-label="Live"></b><button>Go</button></div></div>
 <div class="box" tabindex="0" role="region" aria-label="Wide"><p class="wide">wide</p></div>
 %s</main></body></html>"""
 
@@ -43,6 +57,11 @@ def test_nothing_is_wrong_with_a_good_page(context, tmp_path):
     found = look_at_made_up(context, tmp_path, "")
     assert {name: found[name] for name in CHECKS if found[name]} == {}
 
+
+# A live figure, the second of its page and those after it; two pictures for it.
+FIGURE = "<div class='live-figure' data-phase='live'>%s</div>"
+POINT = "src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA='"
+POINTS = "src='data:image/gif;base64,R0lGODlhBAADAAAAACwAAAAABAADAAA='"
 
 # What is put into the good page, the check that has to find it, and words of what it says.
 FAULTS = [
@@ -79,6 +98,32 @@ FAULTS = [
     ("<pre><span id='code' style='color: #999'>code</span></pre>", "light", "contrast: #code"),
     ("<button id='mute'></button>", "light", "button-name: #mute"),
     ("<p id='dim'>dim</p>", "dark", "color-contrast: #dim"),
+    (FIGURE % "", "printed", "figure 2: no picture is seen"),
+    (FIGURE % f"<img {POINT} style='opacity: 0'>", "printed", "figure 3: no picture is seen"),
+    (FIGURE % f"<img {POINT} alt=' '>", "printed", "figure 4: no text alternative"),
+    (FIGURE % "<img src='gone.png' alt='Gone'>", "printed", "figure 5: no picture is loaded"),
+    (FIGURE % f"<img {POINT} alt='Dot'><button>On</button>", "printed", "figure 6: button is seen"),
+    (
+        FIGURE % f"<img {POINT} alt='Dot' style='margin-bottom: 30px'>",
+        "printed",
+        "figure 7: 30 pixels are empty",
+    ),
+    (
+        FIGURE % f"<img {POINTS} alt='Dot' style='visibility: hidden'>",
+        "printed",
+        "figure 8: its picture is not in the PDF",
+    ),
+    (
+        FIGURE % f"<img {POINT} alt='None' style='display: none'>",
+        "printed",
+        "figure 9: its text alternative is not in the PDF",
+    ),
+    (
+        FIGURE % "<p class='live-figure-view' style='display: block !important'>"
+        "<b role='img' aria-label='A curve'>x</b></p>",
+        "printed",
+        "figure 10: 'A curve' is in the PDF",
+    ),
 ]
 
 
@@ -170,6 +215,22 @@ def test_no_serious_violation_in_light_colours(looks):
 def test_no_serious_violation_in_dark_colours(looks):
     assert {tuple(look.themes) for look in looks.values()} == {("light", "dark")}
     assert faults(looks, "dark") == {}
+
+
+def test_in_print_and_in_a_pdf_pictures_stand_for_the_live_figures(looks):
+    assert sum(look.figures for look in looks.values()) >= 6
+    assert faults(looks, "printed") == {}
+
+
+def test_without_javascript_pictures_stand_for_the_live_figures(open_page, site, site_address):
+    texts = {path.name: path.read_text(encoding="utf-8") for path in site.glob("book/*.html")}
+    counts = {name: text.count('<div class="live-figure"') for name, text in texts.items()}
+    assert sum(counts.values()) >= 6
+    for name in filter(counts.get, counts):
+        page, _ = open_page(f"{site_address}/book/{name}", java_script_enabled=False)
+        for window in (DESKTOP, PHONE):
+            page.set_viewport_size(window)
+            assert page.evaluate(PICTURES) == [counts[name], []], (name, window)
 
 
 def test_what_scrolls_on_a_phone_does_so_by_keyboard(looks):
