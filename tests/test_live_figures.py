@@ -372,6 +372,7 @@ def test_nothing_is_loaded_before_the_figure_comes_near(open_page, below):
     page, log = open_page(f"{below}/deep.html")
     page.wait_for_load_state("networkidle")
     assert loaded() == []
+    assert page.locator(".live-figure").get_attribute("data-phase") == "waiting"
     page.locator(".live-figure").scroll_into_view_if_needed()
     page.wait_for_selector(LIVE)
     assert len(loaded()) == 5

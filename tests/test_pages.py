@@ -1,11 +1,12 @@
 """Every page of the site in a browser: wide and narrow, light and dark."""
 
+import re
 import shutil
 from dataclasses import asdict
 
 import browsing
 import pytest
-from page_checks import DESKTOP, PHONE, PICTURES, look_at
+from page_checks import DESKTOP, DRAWN, PHONE, PICTURES, SETTLE, look_at
 
 # The lists of faults in a `Look`.
 CHECKS = (
@@ -222,17 +223,6 @@ def test_in_print_and_in_a_pdf_pictures_stand_for_the_live_figures(looks):
     assert faults(looks, "printed") == {}
 
 
-def test_without_javascript_pictures_stand_for_the_live_figures(open_page, site, site_address):
-    texts = {path.name: path.read_text(encoding="utf-8") for path in site.glob("book/*.html")}
-    counts = {name: text.count('<div class="live-figure"') for name, text in texts.items()}
-    assert sum(counts.values()) >= 6
-    for name in filter(counts.get, counts):
-        page, _ = open_page(f"{site_address}/book/{name}", java_script_enabled=False)
-        for window in (DESKTOP, PHONE):
-            page.set_viewport_size(window)
-            assert page.evaluate(PICTURES) == [counts[name], []], (name, window)
-
-
 def test_what_scrolls_on_a_phone_does_so_by_keyboard(looks):
     assert faults(looks, "keyboard") == {}
 
@@ -249,3 +239,130 @@ def test_a_page_opened_as_a_file_is_whole(open_page, site, looks):
     page.evaluate("MathJax.startup.promise")
     assert page.locator(".math mjx-container").count() >= looks[name].formulas > 0
     assert (log.complaints, log.other_hosts) == ([], [])
+
+
+# The live figures -------------------------------------------------------------------------------
+
+# How far what is seen has moved, as browsers measure it: 0.1 is called good, 0.25 poor.
+WATCH_SHIFT = """
+window.shift = 0;
+const add = (entries) => entries.forEach((entry) => { window.shift += entry.value; });
+const observer = new PerformanceObserver((list) => add(list.getEntries()));
+observer.observe({ type: "layout-shift" });
+window.shiftSoFar = () => { add(observer.takeRecords()); return window.shift; };
+"""
+# The figure's lower end is at the top of the window, and the text after it is read.
+PAST = """(figure) => {
+  figure.scrollIntoView({ block: "end", behavior: "instant" });
+  window.scrollBy({ top: window.innerHeight - 150, behavior: "instant" });
+}"""
+# By how much the place that each figure has without its widget is higher than that.
+SPARE = """() => [...document.querySelectorAll(".live-figure")].map((figure) => {
+  const view = figure.querySelector(".live-figure-view");
+  const height = (e) => e.getBoundingClientRect().height, needed = height(view);
+  view.style.display = "none";
+  const kept = height(figure);
+  view.style.display = "";
+  return Math.round(kept - needed);
+})"""
+
+
+@pytest.fixture(scope="module")
+def figures(site):
+    """The widgets of the live figures on a page, by its name; no page without one."""
+    found = {}
+    # The introduction first: it is short.
+    for path in sorted(site.glob("book/*.html"), reverse=True):
+        text = path.read_text(encoding="utf-8")
+        if widgets := re.findall(r'<div class="live-figure"[^>]* data-live-widget="(\w+)"', text):
+            found[f"book/{path.name}"] = widgets
+    assert sum(map(len, found.values())) >= 6
+    return found
+
+
+@pytest.fixture(scope="module")
+def first_pages(figures):
+    """The pages with a widget that none of those before has."""
+    seen, pages = set(), []
+    for name, widgets in figures.items():
+        if not seen.issuperset(widgets):
+            pages.append(name)
+            seen.update(widgets)
+    return pages
+
+
+@pytest.fixture
+def plain_page(context):
+    """A page that goes without its equations: nothing is asked about them, and they take long."""
+    page = context.new_page()
+    page.route("**/mathjax/**", lambda route: route.abort())
+    yield page
+    page.close()
+
+
+def hold_back(page, pattern):
+    """Let nothing that fits the pattern come, until the function that is returned is called."""
+    held, through = [], []
+    page.route(pattern, lambda route: route.continue_() if through else held.append(route))
+
+    def let_through():
+        through.append(True)
+        for route in held:
+            route.continue_()
+
+    return let_through
+
+
+def test_without_javascript_pictures_stand_for_the_live_figures(open_page, site_address, figures):
+    for name, widgets in figures.items():
+        page, _ = open_page(f"{site_address}/{name}", java_script_enabled=False)
+        for window in (DESKTOP, PHONE):
+            page.set_viewport_size(window)
+            assert page.evaluate(PICTURES) == [len(widgets), []], (name, window)
+
+
+@pytest.mark.parametrize("window", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_text_does_not_move_when_a_figure_comes_alive(
+    plain_page, site_address, first_pages, window
+):
+    """Though the reader has gone past the figure before its files were there."""
+    plain_page.set_viewport_size(window)
+    plain_page.add_init_script(WATCH_SHIFT)
+    moved = {}
+    for name in first_pages:
+        let_through = hold_back(plain_page, "**/_static/live/*.js")
+        plain_page.goto(f"{site_address}/{name}")
+        figure = plain_page.locator(".live-figure").first
+        figure.evaluate(PAST)
+        plain_page.wait_for_selector(".live-figure[data-phase=loading]")
+        plain_page.evaluate(DRAWN)
+        before = plain_page.evaluate("shiftSoFar()")
+        let_through()
+        plain_page.wait_for_selector(".live-figure[data-phase=live]")
+        plain_page.evaluate(DRAWN)
+        moved[name] = plain_page.evaluate("shiftSoFar()") - before
+    assert {name: shift for name, shift in moved.items() if shift > 0.05} == {}
+
+
+def test_the_place_that_is_kept_for_a_live_figure_fits_it(plain_page, site_address, first_pages):
+    """Within a few lines, since the reader's letters decide where the widget's texts are broken."""
+    spare = {}
+    for name in first_pages:
+        plain_page.set_viewport_size(DESKTOP)
+        plain_page.goto(f"{site_address}/{name}")
+        plain_page.evaluate(SETTLE)
+        for width in (320, 360, 414, 600, 768, 1024, 1280, 1440):
+            plain_page.set_viewport_size({"width": width, "height": 900})
+            plain_page.evaluate(DRAWN)
+            spare[name, width] = plain_page.evaluate(SPARE)
+    assert {at: found for at, found in spare.items() if min(found) < -20 or max(found) > 90} == {}
+
+
+def test_a_figure_that_stays_a_picture_keeps_no_place(plain_page, site_address):
+    plain_page.route("**/_static/live/*.js", lambda route: route.abort())
+    plain_page.goto(f"{site_address}/book/intro.html")
+    figure = plain_page.locator(".live-figure[data-phase=failed]")
+    note, picture = figure.locator(".live-figure-note"), figure.locator("img")
+    assert picture.is_visible() and note.is_visible()
+    # The note is a line or two.
+    assert figure.bounding_box()["height"] < picture.bounding_box()["height"] + 80

@@ -5,8 +5,8 @@ the picture stands first, with its text alternative: it is what there is without
 print. A script of the book's own, live_static/live_figures.js, puts the live widget in its place.
 
 Why not Jupyter's widget manager? Its script is 3.6 MB (0.92 MB as it is transferred), of which a
-live figure needs nothing but the few functions that anywidget passes to a module; ours has 9 kB
-(3.4 kB). So only widgets of anywidget can be shown. Another one in a chapter is a warning, which
+live figure needs nothing but the few functions that anywidget passes to a module; ours has 9.5 kB
+(3.5 kB). So only widgets of anywidget can be shown. Another one in a chapter is a warning, which
 `make book` takes for an error, and so is a picture without a text alternative.
 
 A figure's state may be large (the weights of a network). It is not in the page but in scripts
@@ -231,10 +231,13 @@ def visit_live_figure(translator: Any, node: live_figure) -> None:
         source = posixpath.join(builder.imgpath, urllib.parse.quote(builder.images[uri]))
     width, height = _size(Path(builder.srcdir) / uri.lstrip("/"))
     notebook = read_notebook(Path(builder.srcdir) / node["notebook"])
-    digests = " ".join(files_of(models_of(notebook)[node["model"]]))
+    model = models_of(notebook)[node["model"]]
+    widget = model["state"].get("_anywidget_id", "").rpartition(".")[2]
+    digests = " ".join(files_of(model))
     translator.body.append(
         f'<div class="live-figure" data-live="{digests}"'
-        f' data-live-model="{escape(node["notebook"])}#{escape(node["model"])}">\n'
+        f' data-live-model="{escape(node["notebook"])}#{escape(node["model"])}"'
+        f' data-live-widget="{escape(widget)}">\n'
         f'<img src="{escape(source)}" alt="{escape(picture["alt"])}"'
         f' width="{width}" height="{height}" />\n</div>\n'
     )

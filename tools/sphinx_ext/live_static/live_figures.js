@@ -15,12 +15,15 @@
 // experimental.invoke fails. Not here: models that refer to other models (host, widget_manager).
 // A page writes for each figure
 //
-//   <div class="live-figure" data-live="FILE FILE …" data-live-model="NAME"><img …></div>
+//   <div class="live-figure" data-live="FILE FILE …" data-live-model="NAME"
+//        data-live-widget="CLASS"><img …></div>
 //
 // The files lie in the folder live/ beside this one; the first holds the state, the others the
 // long texts and the buffers. They are scripts that call liveFigures.add, since a page opened as a
 // file may not fetch. They are loaded when the figure comes near the screen. Until it is live, in
-// print, and if anything goes wrong the picture stands.
+// print, and if anything goes wrong the picture stands. The attribute data-phase says how far a
+// figure is: waiting, loading, live or failed; for all but the last live_figures.css keeps the place
+// that the widget will need.
 (() => {
   "use strict";
 
@@ -230,6 +233,7 @@
   }
 
   const figures = document.querySelectorAll(".live-figure[data-live]");
+  figures.forEach((figure) => { figure.dataset.phase = "waiting"; });
   if (!("IntersectionObserver" in window)) {
     figures.forEach(mount);
     return;
