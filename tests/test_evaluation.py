@@ -1,9 +1,12 @@
 """Metrics over a split, and the exact evidence against brute force."""
 
 import math
+import statistics
 
 import pytest
 import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import logsigmoid
 
@@ -20,6 +23,16 @@ from vae_lib.evaluation import Evaluation
 IMAGES = torch.randint(0, 256, (23, 28, 28), generator=stream("images")).to(torch.uint8)
 X = IMAGES.view(23, 784) / 255
 
+outside = st.floats().filter(lambda value: not 0 <= value <= 1)  # nan too
+sizes = st.integers(0, 3) | st.sampled_from([27, 28, 783, 784])
+
+
+def images(min_batch, max_batch):
+    """Images of any grey, seven pixels repeated: `(batch, 784)`, in float64."""
+    pixels = st.lists(st.floats(0, 1), min_size=7, max_size=7)
+    rows = st.lists(pixels, min_size=min_batch, max_size=max_batch)
+    return rows.map(lambda rows: torch.tensor(rows, dtype=torch.float64).repeat(1, 784 // 7))
+
 
 def small_vae(latent_dim=2, hidden_dim=8, activation="gelu"):
     return VAE(latent_dim, hidden_dim, activation, generator=stream("small"))
@@ -31,6 +44,15 @@ def curved_vae(latent_dim, gain, hidden_dim=4):
     with torch.no_grad():
         for parameter in vae.decoder.parameters():
             parameter.mul_(gain)
+    return vae
+
+
+def constant_vae(latent_dim, logits):
+    """In float64; its decoder forgets z, and gives seven logits repeated."""
+    vae = small_vae(latent_dim).double()
+    with torch.no_grad():
+        vae.decoder.logits.weight.zero_()
+        vae.decoder.logits.bias.copy_(torch.tensor(logits).double().repeat(784 // 7))
     return vae
 
 
@@ -79,6 +101,58 @@ class TestEvaluate:
             assert getattr(result, f"{name}_error") == pytest.approx(error, rel=1e-4)
         assert result.num_images == 23
         assert result.negative_elbo == pytest.approx(result.reconstruction + result.kl)
+
+    @given(
+        x=images(2, 6), logits=st.lists(st.floats(-30, 30), min_size=7, max_size=7),
+        latent_dim=st.integers(1, 4), num_samples=st.integers(1, 3),
+        batch_size=st.integers(1, 7), seed=st.integers(0, 2**70),
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_where_the_decoder_forgets_z_it_is_known_for_any_images(
+        self, x, logits, latent_dim, num_samples, batch_size, seed
+    ):
+        vae = constant_vae(latent_dim, logits)
+        result = evaluate(vae, x, num_samples=num_samples, batch_size=batch_size, seed=seed)
+        known = -bernoulli_log_likelihood(x, vae.decoder.logits.bias.detach().expand_as(x))
+        kl = kl_to_standard_normal(*vae.encode(x)).detach()
+        for name, values in (
+            ("negative_elbo", known + kl), ("reconstruction", known), ("kl", kl),
+        ):  # fmt: skip
+            mean, error = getattr(result, name), getattr(result, f"{name}_error")
+            rounding = 1e-12 * known.max().item()
+            assert mean == pytest.approx(statistics.fmean(values.tolist()), abs=rounding)
+            # The variance of a mean is that of one value, divided by their number.
+            variance = statistics.variance(values.tolist()) / len(x)
+            assert error == pytest.approx(math.sqrt(variance), abs=rounding)
+
+    @given(
+        x=images(2, 6), num_samples=st.integers(1, 3), batch_size=st.integers(1, 7),
+        seed=st.integers(0, 2**70), dtype=st.sampled_from([torch.float32, torch.float64]),
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_its_terms_add_up_and_their_errors_form_a_triangle(
+        self, x, num_samples, batch_size, seed, dtype
+    ):
+        result = evaluate(
+            curved_vae(2, 2.0).to(dtype), x,
+            num_samples=num_samples, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        assert all(0 <= number < math.inf for number in vars(result).values())
+        assert result.negative_elbo == pytest.approx(result.reconstruction + result.kl, rel=1e-6)
+        # A standard deviation is a norm, so that no side is longer than the other two.
+        sides = (result.negative_elbo_error, result.reconstruction_error, result.kl_error)
+        assert 2 * max(sides) <= sum(sides) + 1e-6 * result.negative_elbo
+        assert result.num_images == len(x)
+
+    @given(st.permutations(range(6)), st.integers(1, 7), st.integers(0, 2**70))
+    @settings(max_examples=20)
+    def test_the_kl_term_is_exact_and_so_the_order_and_the_noise_do_not_matter_to_it(
+        self, order, batch_size, seed
+    ):
+        vae, expected = small_vae(), evaluate(small_vae(), IMAGES[:6])
+        result = evaluate(vae, IMAGES[order], batch_size=batch_size, seed=seed, num_samples=2)
+        assert result.kl == pytest.approx(expected.kl, rel=1e-5)
+        assert result.kl_error == pytest.approx(expected.kl_error, rel=1e-4)
 
     def test_values_in_a_case_that_can_be_worked_out(self):
         # With all weights zero, q is the prior and every pixel is 0 or 1 with probability 1/2.
@@ -135,6 +209,28 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="^images: expected at least two"):
             evaluate(small_vae(), IMAGES[:1])
 
+    @given(outside, st.integers(0, 3 * 784 - 1), st.sampled_from([(784,), (28, 28)]))
+    @settings(max_examples=30)
+    def test_a_pixel_outside_the_unit_interval_wherever_it_is(self, value, where, shape):
+        x = torch.full((3, *shape), 0.5, dtype=torch.float64)
+        x.view(-1)[where] = value
+        expected = r"^images: expected values in \[0, 1\], got values from"
+        with pytest.raises(ValueError, match=expected):
+            evaluate(small_vae().double(), x, batch_size=1)
+
+    @given(
+        st.lists(sizes, max_size=4),
+        st.sampled_from([torch.uint8, torch.float32, torch.float64]),
+    )  # fmt: skip
+    @example([0, 784], torch.float32)
+    @example([1, 28, 28], torch.uint8)
+    @example([2, 1, 28, 28], torch.uint8)
+    @settings(max_examples=50)
+    def test_images_of_another_shape(self, shape, dtype):
+        assume(len(shape) == 0 or shape[0] < 2 or shape[1:] not in ([784], [28, 28]))
+        with pytest.raises(ValueError, match="^images: expected .+, got .+"):
+            evaluate(small_vae(), torch.tensor(0, dtype=dtype).expand(shape))
+
     def test_two_images_have_one(self):
         assert evaluate(small_vae(), IMAGES[:2]).negative_elbo_error > 0
 
@@ -168,6 +264,85 @@ class TestExactLogEvidence:
         x = (X > 0.5).double()
         known = Bernoulli(logits=bias).log_prob(x).sum(dim=1)
         torch.testing.assert_close(exact_log_evidence(vae, x), known, rtol=0, atol=1e-6)
+
+    @given(
+        x=images(1, 4), logits=st.lists(st.floats(-1e3, 1e3), min_size=7, max_size=7),
+        half_width=st.floats(7, 20),
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_it_is_the_likelihood_of_any_pixels_where_the_decoder_forgets_z(
+        self, x, logits, half_width
+    ):
+        vae = constant_vae(1, logits)
+        known = bernoulli_log_likelihood(x, vae.decoder.logits.bias.detach().expand_as(x))
+        log_evidence = exact_log_evidence(vae, x, half_width=half_width)
+        torch.testing.assert_close(log_evidence, known, rtol=1e-12, atol=1e-6)
+
+    @given(x=images(1, 3), gain=st.floats(0, 4))
+    @settings(max_examples=30)
+    def test_it_is_between_the_mean_log_likelihood_and_the_largest(self, x, gain):
+        # By Jensen's inequality, for z from the prior; and no likelihood is above 1.
+        vae, z = curved_vae(1, gain), torch.linspace(-8, 8, 1001, dtype=torch.float64)[:, None]
+        prior = Normal(0.0, 1.0).log_prob(z)[:, 0].softmax(dim=0)
+        with torch.no_grad():
+            logits = vae.decode(z)
+        log_likelihood = x @ logsigmoid(logits).T + (1 - x) @ logsigmoid(-logits).T
+        log_evidence = exact_log_evidence(vae, x)
+        assert (log_evidence > log_likelihood @ prior - 1e-3).all()
+        assert (log_evidence < log_likelihood.amax(dim=1) + 1e-3).all()
+        assert (log_evidence <= 0).all()
+
+    @given(x=images(1, 4), gain=st.floats(0, 4), data=st.data())
+    @settings(max_examples=30)
+    def test_black_and_white_and_left_and_right_are_alike(self, x, gain, data):
+        vae, order = curved_vae(1, gain), data.draw(st.permutations(range(len(x))))
+        expected = exact_log_evidence(vae, x)
+        with torch.no_grad():  # the decoder of 1 − x, and as a function of −z
+            vae.decoder.logits.weight.neg_()
+            vae.decoder.logits.bias.neg_()
+            vae.decoder.hidden[0].weight.neg_()
+        turned = exact_log_evidence(vae, 1 - x[order])
+        torch.testing.assert_close(turned, expected[order], rtol=0, atol=1e-6)
+
+    @given(
+        x=images(1, 2), gain=st.floats(0, 3), half_width=st.floats(7, 20),
+        tolerance=st.floats(-7, -1).map(lambda exponent: 10.0**exponent),
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_any_grid_that_is_wide_enough_gives_it_within_the_tolerance(
+        self, x, gain, half_width, tolerance
+    ):
+        vae = curved_vae(1, gain)
+        log_evidence = exact_log_evidence(vae, x, half_width=half_width, tolerance=tolerance)
+        expected = brute_force(vae, x, 1001)
+        torch.testing.assert_close(log_evidence, expected, rtol=0, atol=tolerance + 2e-6)
+
+    @given(outside, st.integers(0, 2 * 784 - 1), st.sampled_from([torch.float32, torch.float64]))
+    @settings(max_examples=30)
+    def test_a_pixel_outside_the_unit_interval_wherever_it_is(self, value, where, dtype):
+        x = torch.full((2, 784), 0.5, dtype=torch.float64)
+        x.view(-1)[where] = value
+        x = x.to(dtype)
+        assume(not 0 <= x.view(-1)[where] <= 1)  # as rounded
+        with pytest.raises(ValueError, match=r"^x: expected values in \[0, 1\], got values from"):
+            exact_log_evidence(small_vae(1).to(dtype), x)
+
+    @given(st.lists(sizes, max_size=4), st.integers(1, 2))
+    @example([0, 784], 2)
+    @settings(max_examples=30)
+    def test_images_of_another_shape(self, shape, latent_dim):
+        assume(len(shape) != 2 or shape[0] == 0 or shape[1] != 784)
+        with pytest.raises(ValueError, match=r"^x: expected a .* tensor of shape \(batch, 784\)"):
+            exact_log_evidence(small_vae(latent_dim), torch.tensor(0.5).expand(shape))
+
+    @given(
+        st.sampled_from(["tolerance", "half_width"]),
+        st.floats(max_value=0) | st.sampled_from([math.nan, math.inf]) | st.text(max_size=9),
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_what_is_no_width_and_no_tolerance(self, name, value):
+        with pytest.raises(ValueError, match=f"^{name}: expected a finite number > 0, got"):
+            exact_log_evidence(small_vae(1), X[:1], **{name: value})
 
     @pytest.mark.parametrize("gain", [1.0, 3.0, 5.0])
     def test_it_agrees_with_brute_force_in_one_dimension(self, gain):

@@ -4,11 +4,29 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from vae_lib import VAE, Decoder, Encoder, models, start_at_mean_image, stream
+
+
+@st.composite
+def latents(draw):
+    """μ, log σ² and noise in any precision, from where σ vanishes to near where it overflows."""
+    dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 4)))
+    largest = 2 * math.log(torch.finfo(dtype).max / 100)
+
+    def tensor(low, high):
+        rows = st.lists(st.floats(low, high), min_size=shape[1], max_size=shape[1])
+        return torch.tensor([draw(rows) for _ in range(shape[0])], dtype=dtype)
+
+    return {
+        "mu": tensor(-100, 100),
+        "log_var": tensor(-3 * largest, largest) if draw(st.booleans()) else tensor(-5, 5),
+        "noise": tensor(-8, 8),
+    }
 
 
 def small_vae(latent_dim=2, hidden_dim=8, **keywords):
@@ -205,6 +223,50 @@ class TestReparameterize:
         torch.testing.assert_close(mu.grad, torch.ones(3, 2))
         torch.testing.assert_close(log_var.grad, 0.5 * (0.5 * log_var.detach()).exp() * noise)
 
+    @given(latents())
+    @settings(max_examples=50)
+    def test_it_is_right_to_the_last_digits_in_any_precision(self, tensors):
+        mu, log_var, noise = tensors.values()
+        z = small_vae(mu.shape[1]).reparameterize(**tensors)
+        shift = (0.5 * log_var.double()).exp() * noise.double()
+        kind = torch.finfo(mu.dtype)
+        rounding = 3 * kind.eps * (mu.double().abs() + shift.abs()) + 10 * kind.tiny
+        assert z.dtype == mu.dtype and z.shape == mu.shape
+        assert ((z.double() - (mu.double() + shift)).abs() <= rounding).all()
+
+    @given(latents())
+    @settings(max_examples=25)
+    def test_without_noise_it_is_mu_and_opposite_noise_mirrors_it_there(self, tensors):
+        vae, (mu, log_var, noise) = small_vae(tensors["mu"].shape[1]), tensors.values()
+        zeros = torch.zeros_like(mu)
+        assert torch.equal(vae.reparameterize(mu, log_var, noise=zeros), mu)
+        mirrored = vae.reparameterize(-mu, log_var, noise=-noise)
+        assert torch.equal(mirrored, -vae.reparameterize(**tensors))
+
+    @given(latents())
+    @settings(max_examples=25)
+    def test_its_gradient_at_any_scale(self, tensors):
+        # As above; and ∂z/∂ε = σ, so that σ ε is what the noise has added.
+        mu, log_var, noise = (tensor.requires_grad_() for tensor in tensors.values())
+        z = small_vae(mu.shape[1]).reparameterize(mu, log_var, noise=noise)
+        z.backward(torch.ones_like(z))
+        assert (mu.grad == 1).all()
+        torch.testing.assert_close(noise.grad, (0.5 * log_var.detach()).exp())
+        torch.testing.assert_close(log_var.grad, 0.5 * noise.grad * noise.detach())
+
+    @given(latents(), st.integers(0, 2**70))
+    @settings(max_examples=25)
+    def test_the_noise_is_given_or_drawn_and_never_both(self, tensors, seed):
+        vae, (mu, log_var, noise) = small_vae(tensors["mu"].shape[1]), tensors.values()
+        drawn = vae.reparameterize(mu, log_var, stream("noise", seed))
+        # In float32 for every precision: from one stream float64 would take other numbers.
+        same = torch.randn(mu.shape, generator=stream("noise", seed)).to(mu.dtype)
+        assert torch.equal(drawn, vae.reparameterize(mu, log_var, noise=same))
+        generator = stream("noise", seed)
+        z = vae.reparameterize(mu, log_var, generator, noise)
+        assert torch.equal(z, vae.reparameterize(mu, log_var, noise=noise))
+        assert torch.equal(generator.get_state(), stream("noise", seed).get_state())
+
     def test_the_noise_comes_from_the_generator(self):
         vae, zeros = small_vae(), torch.zeros(4, 2)
         first = vae.reparameterize(zeros, zeros, generator=stream("noise"))
@@ -291,6 +353,28 @@ class TestWrongInput:
     def test_latents_of_another_dimension(self):
         with pytest.raises(ValueError, match=r"^z: .*\(batch, 3\), got .*\(1, 2\)"):
             small_vae(latent_dim=3).decode(torch.zeros(1, 2))
+
+    @given(
+        latents(), st.sampled_from(["mu", "log_var", "noise"]),
+        st.sampled_from([math.nan, math.inf, -math.inf]), st.integers(0, 19),
+    )  # fmt: skip
+    @settings(max_examples=25)
+    def test_one_entry_that_is_not_finite_wherever_it_is(self, tensors, name, value, where):
+        entries = tensors[name].view(-1)
+        entries[where % len(entries)] = value
+        expected = f"^{name}: expected finite numbers, got 1 of {len(entries)} entries nan or inf"
+        with pytest.raises(ValueError, match=expected):
+            small_vae(tensors["mu"].shape[1]).reparameterize(**tensors)
+
+    @given(latents(), st.sampled_from(["mu", "log_var", "noise"]), st.integers(0, 5), st.booleans())
+    @settings(max_examples=50)
+    def test_nothing_is_broadcast(self, tensors, name, rows, one_column):
+        latent_dim = tensors["mu"].shape[1]
+        changed = torch.zeros(rows, 1 if one_column else latent_dim, dtype=tensors["mu"].dtype)
+        assume(changed.shape != tensors["mu"].shape)
+        # Of two that do not fit each other the second is named.
+        with pytest.raises(ValueError, match=f"^({name}|log_var): expected .*shape.*, got .*shape"):
+            small_vae(latent_dim).reparameterize(**tensors | {name: changed})
 
     def test_pixels_on_another_scale(self):
         with pytest.raises(ValueError, match=r"^x: expected values in \[0, 1\], got .* to 255"):

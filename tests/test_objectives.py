@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -24,6 +24,15 @@ from vae_lib import (
 sizes = st.floats(-45, 1.9).map(lambda exponent: 10.0**exponent)
 log_vars = st.builds(lambda size, sign: size * sign, sizes, st.sampled_from([-1.0, 1.0]))
 dtypes = st.sampled_from([torch.float32, torch.float64])
+
+outside = st.floats().filter(lambda value: not 0 <= value <= 1)  # nan too
+pixels = st.lists(st.floats(0, 1), min_size=7, max_size=7)  # repeated to make an image
+
+
+def images(min_batch=1):
+    """Up to four images of any grey: `(batch, 784)`, in float64."""
+    rows = st.lists(pixels, min_size=min_batch, max_size=4)
+    return rows.map(lambda rows: torch.tensor(rows, dtype=torch.float64).repeat(1, 784 // 7))
 
 
 def randn(*shape, name="test", dtype=torch.float64):
@@ -265,6 +274,82 @@ class TestIWAE:
         expected = iwae_bound(vae, x, 21, stream("iwae"))
         chunked = iwae_bound(vae, x, 21, stream("iwae"), chunk_size=chunk_size)
         torch.testing.assert_close(chunked, expected, rtol=1e-12, atol=0)
+
+    @given(
+        x=images(), num_samples=st.integers(1, 6), latent_dim=st.integers(1, 4),
+        chunk_size=st.integers(1, 30), seed=st.integers(0, 2**70), dtype=dtypes,
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_any_images_and_samples_by_hand(
+        self, x, num_samples, latent_dim, chunk_size, seed, dtype
+    ):
+        vae, x = small_vae(latent_dim), x.to(dtype)
+        with torch.no_grad():  # so that μ and log σ² matter
+            for layer in (vae.encoder.mu, vae.encoder.log_var):
+                layer.weight.mul_(8)
+        bound = iwae_bound(
+            vae.to(dtype), x, num_samples, stream("iwae", seed), chunk_size=chunk_size
+        )
+        vae, x = vae.double(), x.double()
+        noise = torch.randn(num_samples, len(x), latent_dim, generator=stream("iwae", seed))
+        mu, log_var = vae.encode(x)
+        q = Normal(mu, (0.5 * log_var).exp())
+        log_weights = []
+        for z in mu + q.scale * noise.double():
+            log_prior, log_q = Normal(0.0, 1.0).log_prob(z).sum(1), q.log_prob(z).sum(1)
+            log_weights.append(bernoulli_log_likelihood(x, vae.decode(z)) + log_prior - log_q)
+        expected = torch.stack(log_weights).logsumexp(0) - math.log(num_samples)
+        assert bound.dtype == dtype and bound.isfinite().all()
+        torch.testing.assert_close(bound.double(), expected, rtol=1e-5, atol=0)
+
+    @given(
+        x=images(min_batch=2), other=pixels, where=st.integers(0, 3),
+        num_samples=st.integers(1, 6), chunk_size=st.integers(1, 30),
+    )  # fmt: skip
+    @settings(max_examples=20)
+    def test_an_image_s_bound_does_not_depend_on_its_neighbours(
+        self, x, other, where, num_samples, chunk_size
+    ):
+        vae, where = small_vae(gain=2.0), where % len(x)
+        before = iwae_bound(vae, x, num_samples, stream("iwae"), chunk_size=chunk_size)
+        x[where] = torch.tensor(other, dtype=torch.float64).repeat(784 // 7)
+        after = iwae_bound(vae, x, num_samples, stream("iwae"), chunk_size=chunk_size)
+        after[where] = before[where]
+        torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
+
+    @given(
+        x=images(), mu=st.floats(-8, 8), log_var=st.floats(-200, 4),
+        num_samples=st.integers(1, 6), seed=st.integers(0, 2**70),
+    )  # fmt: skip
+    @settings(max_examples=30)
+    def test_it_is_not_far_above_the_evidence_wherever_q_is(
+        self, x, mu, log_var, num_samples, seed
+    ):
+        # Since E[exp(IWAE)] = p(x), it is 25 nats too high less than once in 10¹⁰ (Markov).
+        vae = small_vae(1, gain=2.0)
+        with torch.no_grad():
+            for layer, value in ((vae.encoder.mu, mu), (vae.encoder.log_var, log_var)):
+                layer.weight.zero_()
+                layer.bias.fill_(value)
+        bound = iwae_bound(vae, x, num_samples, stream("iwae", seed))
+        assert bound.isfinite().all() and (bound < exact_log_evidence(vae, x) + 25).all()
+
+    @given(outside, st.integers(0, 2 * 784 - 1))
+    @settings(max_examples=30)
+    def test_a_pixel_outside_the_unit_interval_wherever_it_is(self, value, where):
+        x = torch.full((2, 784), 0.5, dtype=torch.float64)
+        x.view(-1)[where] = value
+        with pytest.raises(ValueError, match=r"^x: expected values in \[0, 1\], got values from"):
+            iwae_bound(small_vae(), x, 2)
+
+    @given(st.lists(st.integers(0, 3) | st.sampled_from([783, 784]), max_size=4), dtypes)
+    @example([0, 784], torch.float32)
+    @settings(max_examples=30)
+    def test_images_of_another_shape(self, shape, dtype):
+        assume(len(shape) != 2 or shape[0] == 0 or shape[1] != 784)
+        x = torch.tensor(0.5, dtype=dtype).expand(shape)
+        with pytest.raises(ValueError, match=r"^x: expected a .* tensor of shape \(batch, 784\)"):
+            iwae_bound(small_vae().to(dtype), x, 2)
 
     @pytest.mark.parametrize(("chunk_size", "largest"), [(7, 6), (1, 3), (10**6, 63)])
     def test_no_more_is_decoded_at_once(self, monkeypatch, chunk_size, largest):
