@@ -1,5 +1,6 @@
 """The search for a recipe that forgets its rounding errors: it trains as `fit` does."""
 
+import dataclasses
 import inspect
 import json
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from vae_lib import fit, stream, training
 
@@ -55,6 +57,33 @@ def test_a_twin_that_is_lost_is_trained_no_further():
     before = [weight.clone() for weight in lost.parameters()]
     assert list(steps) == [2, 3, 4, 5, 6]
     assert all(torch.equal(now, then) for now, then in zip(lost.parameters(), before))
+
+
+def test_averaged_weights_are_the_mean_over_the_last_epoch_s_steps():
+    recipe = search_recipe.Recipe(batch_size=20, warmup_steps=2, epochs=2)
+    plain, seen = [search_recipe.new_vae(recipe, 1, IMAGES, False)], []
+    for _ in search_recipe.train_together(plain, recipe, 1, IMAGES):
+        seen.append(parameters_to_vector(plain[0].parameters()).detach())
+    averaged = [search_recipe.new_vae(recipe, 1, IMAGES, False)]
+    with_mean = dataclasses.replace(recipe, averaged_epochs=1)
+    assert list(search_recipe.train_together(averaged, with_mean, 1, IMAGES)) == [1, 2, 3, 4, 5, 6]
+    mean = torch.stack(seen[3:]).mean(dim=0)
+    torch.testing.assert_close(parameters_to_vector(averaged[0].parameters()).detach(), mean)
+
+
+def test_a_cosine_falls_from_the_peak_to_zero_by_way_of_the_half():
+    recipe = search_recipe.Recipe(warmup_steps=200, cosine=True)
+    shares = [search_recipe.share_of_peak(step, 4200, recipe) for step in range(4200)]
+    assert shares[0] == 1 / 200 and max(shares) == shares[199] == shares[200] == 1.0
+    assert shares[2200] == pytest.approx(0.5) and 0 < shares[-1] < 1e-6
+    line = dataclasses.replace(recipe, cosine=False)
+    assert shares[1200] > search_recipe.share_of_peak(1200, 4200, line)
+
+
+def test_an_outcome_stays_that_of_its_recipe_when_settings_are_added():
+    # As of the first pairs in the file, before there were a cosine and averages.
+    assert search_recipe.digest_of(BOOK) == "6bab49da4ff0"
+    assert search_recipe.digest_of(dataclasses.replace(BOOK, cosine=True)) != "6bab49da4ff0"
 
 
 def test_the_table_counts_what_was_forgotten_and_what_was_lost():

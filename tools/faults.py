@@ -295,6 +295,9 @@ CHAPTER_1 = chapter(
     ("class means of the next digit",
      "mean_image(x[labels == digit]) for", "mean_image(x[labels == (digit + 1) % 10]) for"),
     ("hardest image by its cost alone", "excess = own - costs.amin(dim=1)", "excess = own"),
+    ("shares of the standard deviation, not of the variance",
+     "share = eigenvalues[[-1, -2]] / eigenvalues.sum()",
+     "share = eigenvalues[[-1, -2]].sqrt() / eigenvalues.clamp(min=0).sqrt().sum()"),
 )  # fmt: skip
 
 CHAPTER_2 = chapter(
@@ -322,6 +325,7 @@ CHAPTER_2 = chapter(
     ("sigmoid of a sigmoid", "logits[:8].sigmoid()", "logits[:8].sigmoid().sigmoid()"),
     ("KL term summed over the images",
      "{kl_to_standard_normal(mu, log_var).mean()", "{kl_to_standard_normal(mu, log_var).sum()"),
+    ("labels of other images", "train.labels[:1000]", "train.labels[1:1001]"),
 )  # fmt: skip
 
 CHAPTER_3 = chapter(
@@ -388,6 +392,8 @@ CHAPTER_3 = chapter(
      "log_q_x.logsumexp(dim=0) - math.log(20)", "log_q_x.mean(dim=0)"),
     ("information measured against the prior",
      "(log_q_x.exp() * (log_q_x - log_q))", "(log_q_x.exp() * (log_q_x - log_p))"),
+    ("variance for the scale in the latent samples",
+     "vae64.decode(mu + (0.5 * log_var).exp() * eps)", "vae64.decode(mu + log_var.exp() * eps)"),
 )  # fmt: skip
 
 CHAPTER_4 = chapter(
@@ -434,6 +440,9 @@ CHAPTER_4 = chapter(
     ("seeds for the weights alone", "// batch_size, seed=seed, progress", "// batch_size, progress"),
     ("standard error for the seeds' standard deviation",
      "{results.std():.1f}", "{results.std() / 5**0.5:.1f}"),
+    ("streams of the order and the noise exchanged",
+     'order_stream, noise_stream = stream("order", seed)',
+     'noise_stream, order_stream = stream("order", seed)'),
 )  # fmt: skip
 
 CHAPTER_5 = chapter(
@@ -498,6 +507,8 @@ CHAPTER_5 = chapter(
      "decoder.logits.weight @ decoder.hidden[2].weight @ decoder.hidden[0].weight",
      "decoder.logits.weight @ decoder.hidden[0].weight"),
     ("slope of the sigmoid without 1 − p", "(p * (1 - p))[:, None]", "p[:, None]"),
+    ("confusion in shares of the digit that was named",
+     "confusion / confusion.sum(dim=1, keepdim=True)", "confusion / confusion.sum(dim=0)"),
 )  # fmt: skip
 
 CHAPTER_6 = chapter(
@@ -554,6 +565,7 @@ CHAPTER_6 = chapter(
      "x_test[odd].flip(1)", "x_test[odd].flip(0)"),
     ("two digits added, not averaged",
      "((x_test + x_test[order]) / 2)", "(x_test + x_test[order])"),
+    ("a classifier whose rate does not fall", "peak * (1 - step / len(batches))", "peak"),
 )  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (

@@ -17,6 +17,7 @@ import argparse
 import concurrent.futures
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -35,7 +36,12 @@ EVERY = 60  # steps between two looks at the twins
 
 @dataclass(frozen=True)
 class Recipe:
-    """rates: the peak learning rates of the encoder's hidden layers, its heads, and the decoder."""
+    """What is varied.
+
+    rates: the peak learning rates of the encoder's hidden layers, its heads, and the decoder.
+    cosine: after the warm-up the rate falls along half a cosine, not in a straight line.
+    averaged_epochs: the final weights are the mean of those after each step of so many last epochs.
+    """
 
     activation: str = "silu"
     batch_size: int = 250
@@ -45,12 +51,15 @@ class Recipe:
     warmup_steps: int = 200
     mean_start: bool = True
     epochs: int = 10
+    cosine: bool = False
+    averaged_epochs: int = 0
 
 
 def one_rate(rate: float) -> tuple[float, float, float]:
     return rate, rate, rate
 
 
+THE_BOOK_S = (6.6e-4, 2.6e-4, 2e-3)
 RECIPES = {
     # As this book had it before, and then what each change brings.
     "GELU, β₂ = 0.99, slower encoder": Recipe("gelu", betas=(0.9, 0.99), mean_start=False),
@@ -62,14 +71,27 @@ RECIPES = {
     "slower encoder, decoder × 1.5": Recipe(rates=(1e-3, 4e-4, 3e-3)),
     "slower encoder, decoder × 2": Recipe(rates=(1e-3, 4e-4, 4e-3)),
     "batches of 200": Recipe(batch_size=200, rates=(1e-3, 4e-4, 3e-3)),
-    "batches of 125: the book's": Recipe(batch_size=125, rates=(6.6e-4, 2.6e-4, 2e-3)),
+    "batches of 125: the book's": Recipe(batch_size=125, rates=THE_BOOK_S),
+    # The book's with a single change each.
+    "the book's, LeakyReLU": Recipe("leaky_relu", 125, THE_BOOK_S),
+    "the book's, GELU": Recipe("gelu", 125, THE_BOOK_S),
+    "the book's, β₂ = 0.99": Recipe(batch_size=125, rates=THE_BOOK_S, betas=(0.9, 0.99)),
+    "the book's, ε = 10⁻⁸": Recipe(batch_size=125, rates=THE_BOOK_S, epsilon=1e-8),
+    "the book's, warm-up of 1,000 steps": Recipe(
+        batch_size=125, rates=THE_BOOK_S, warmup_steps=1000
+    ),
+    "the book's, rate falling along a cosine": Recipe(
+        batch_size=125, rates=THE_BOOK_S, cosine=True
+    ),
+    "the book's, mean of the last two epochs' weights": Recipe(
+        batch_size=125, rates=THE_BOOK_S, averaged_epochs=2
+    ),
 }
 
 
 def run_pair(name: str, recipe: Recipe, seed: int) -> dict:
     """Train a pair of twins; what is worth keeping of it."""
     import torch
-    from torch.nn.utils import parameters_to_vector
 
     from vae_lib import evaluate, load_mnist
 
@@ -80,10 +102,11 @@ def run_pair(name: str, recipe: Recipe, seed: int) -> dict:
     apart = []
     for step in train_together(pair, recipe, seed, images):
         if step % EVERY == 0 and len(pair) == 2:
-            first, second = (parameters_to_vector(vae.parameters()).detach() for vae in pair)
-            apart.append(((first - second).norm() / first.norm()).item())
+            apart.append(relative_difference(*pair))
             if apart[-1] > LOST:
                 del pair[1]
+    if recipe.averaged_epochs and len(pair) == 2:
+        apart.append(relative_difference(*pair))
     results = [evaluate(vae, mnist.test.images).negative_elbo for vae in pair]
     return {
         "recipe": name,
@@ -94,6 +117,14 @@ def run_pair(name: str, recipe: Recipe, seed: int) -> dict:
         "weights apart": apart,
         "seconds": round(time.perf_counter() - start),
     }
+
+
+def relative_difference(first, second) -> float:
+    """‖w − w'‖ / ‖w‖ over all weights together."""
+    from torch.nn.utils import parameters_to_vector
+
+    ours, theirs = (parameters_to_vector(vae.parameters()).detach() for vae in (first, second))
+    return ((ours - theirs).norm() / ours.norm()).item()
 
 
 def new_vae(recipe: Recipe, seed: int, images, disturbed: bool):
@@ -114,15 +145,21 @@ def new_vae(recipe: Recipe, seed: int, images, disturbed: bool):
 
 
 def train_together(pair: list, recipe: Recipe, seed: int, images) -> Iterator[int]:
-    """Train all that is in `pair`, as long as it is, on the same batches; yield 1, 2, …"""
+    """Train all that is in `pair`, as long as it is, on the same batches; yield 1, 2, …
+
+    With `averaged_epochs` the pair has its averaged weights when nothing more is yielded.
+    """
     import torch
 
-    from vae_lib import elbo, learning_rate_at, stream
+    from vae_lib import elbo, stream
     from vae_lib.checks import trusted_values
 
     optimizers = {vae: optimizer_of(vae, recipe) for vae in pair}
     order_stream, noise_stream = stream("order", seed), stream("noise", seed)
-    num_steps, step = recipe.epochs * -(-len(images) // recipe.batch_size), 0
+    steps_per_epoch = -(-len(images) // recipe.batch_size)
+    num_steps, step = recipe.epochs * steps_per_epoch, 0
+    averaged_steps = recipe.averaged_epochs * steps_per_epoch
+    averages = {vae: torch.optim.swa_utils.AveragedModel(vae) for vae in pair}
     with trusted_values():
         for _ in range(recipe.epochs):
             order = torch.randperm(len(images), generator=order_stream)
@@ -130,7 +167,7 @@ def train_together(pair: list, recipe: Recipe, seed: int, images) -> Iterator[in
             batches = zip(order.split(recipe.batch_size), noise.split(recipe.batch_size))
             for indices, batch_noise in batches:
                 x_batch = images[indices]
-                share = learning_rate_at(step, num_steps, 1.0, recipe.warmup_steps, "linear")
+                share = share_of_peak(step, num_steps, recipe)
                 for vae in pair:
                     for group in optimizers[vae].param_groups:
                         group["lr"] = group["peak"] * share
@@ -138,8 +175,23 @@ def train_together(pair: list, recipe: Recipe, seed: int, images) -> Iterator[in
                     optimizers[vae].zero_grad()
                     loss.backward()
                     optimizers[vae].step()
+                    if step >= num_steps - averaged_steps:
+                        averages[vae].update_parameters(vae)
                 step += 1
                 yield step
+    if averaged_steps:
+        for vae in pair:
+            vae.load_state_dict(averages[vae].module.state_dict())
+
+
+def share_of_peak(step: int, num_steps: int, recipe: Recipe) -> float:
+    """The learning rate of a step as a share of its peak."""
+    from vae_lib import learning_rate_at
+
+    if not recipe.cosine or step < recipe.warmup_steps:
+        return learning_rate_at(step, num_steps, 1.0, recipe.warmup_steps, "linear")
+    fallen = (step - recipe.warmup_steps) / (num_steps - recipe.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 def optimizer_of(vae, recipe: Recipe):
@@ -152,7 +204,12 @@ def optimizer_of(vae, recipe: Recipe):
 
 
 def digest_of(recipe: Recipe) -> str:
-    return hashlib.sha256(json.dumps(asdict(recipe)).encode()).hexdigest()[:12]
+    settings = asdict(recipe)
+    # Younger than the first pairs, which it would make useless: it counts where it is used.
+    for name in ("cosine", "averaged_epochs"):
+        if not settings[name]:
+            del settings[name]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
 def kept() -> dict[tuple[str, int], dict]:
