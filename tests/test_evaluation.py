@@ -56,6 +56,19 @@ def constant_vae(latent_dim, logits):
     return vae
 
 
+def line_vae(mode, slope):
+    """In float64, one latent dimension; every pixel has the logit slope · (z − mode)."""
+    vae = VAE(1, 1, "identity", generator=stream("line")).double()
+    with torch.no_grad():
+        for weight in vae.decoder.parameters():
+            weight.zero_()
+        vae.decoder.hidden[0].weight.fill_(1)
+        vae.decoder.hidden[2].weight.fill_(1)
+        vae.decoder.logits.weight.fill_(slope)
+        vae.decoder.logits.bias.fill_(-slope * mode)
+    return vae
+
+
 def brute_force(vae, x, num_points, half_width=8.0):
     """log p(x) as a plain sum over a fine grid, in float64 and with torch's own densities."""
     side = torch.linspace(-half_width, half_width, num_points, dtype=torch.float64)
@@ -434,9 +447,32 @@ class TestExactLogEvidence:
             exact_log_evidence(vae, X[:1].double(), tolerance=1e-12)
         assert 100_000 < sum(points) < 1_500_000
 
-    def test_a_grid_so_wide_that_it_is_too_coarse(self):
-        with pytest.raises(ArithmeticError, match="did not reach"):
-            exact_log_evidence(curved_vae(1, 1.0), X[:1].double(), half_width=1e6)
+    @pytest.mark.parametrize("half_width", [1001, 1e6, 1e39, 1e300])
+    def test_a_grid_so_wide_that_it_is_too_coarse(self, half_width):
+        with pytest.raises(ValueError, match="^half_width: expected at most 1000, .*, got 1"):
+            exact_log_evidence(small_vae(1), X[:1], half_width=half_width)
+
+    @pytest.mark.parametrize("tolerance", [1e-3, 1.0, 100.0])
+    @pytest.mark.parametrize("mode", [0.0, 0.0125, 0.025, 0.03, 0.05])
+    @pytest.mark.parametrize("slope", [7.14, 0.5])
+    def test_grids_that_agree_by_chance(self, mode, slope, tolerance):
+        # One logit for all pixels, proportional to z − mode: with the mode at 0.025 and a posterior
+        # of width 0.01 the grids of spacing 0.1 and 0.05 agree, 1.7 nats from the truth.
+        vae, x = line_vae(mode, slope), torch.full((1, 784), 0.5, dtype=torch.float64)
+        log_evidence = exact_log_evidence(vae, x, tolerance=tolerance)
+        expected = brute_force(vae, x, 4001)
+        torch.testing.assert_close(log_evidence, expected, rtol=0, atol=tolerance)
+
+    @pytest.mark.parametrize("half_width", [500.0, 1000.0])
+    def test_a_wide_grid_is_fine_enough_or_refused(self, half_width):
+        vae, x = line_vae(0.0, 0.01), torch.full((1, 784), 0.5, dtype=torch.float64)
+        log_evidence = exact_log_evidence(vae, x, half_width=half_width, tolerance=1.0)
+        torch.testing.assert_close(log_evidence, brute_force(vae, x, 4001), rtol=0, atol=1e-3)
+
+    def test_in_float64_the_grid_is_of_float64_too(self):
+        vae, x = line_vae(0.0, 7.14), torch.full((1, 784), 0.5, dtype=torch.float64)
+        log_evidence = exact_log_evidence(vae, x, half_width=11.3, tolerance=1e-9)
+        torch.testing.assert_close(log_evidence, brute_force(vae, x, 4001), rtol=0, atol=1e-9)
 
     def test_three_dimensions_are_too_many(self):
         with pytest.raises(ValueError, match="^vae: expected one or two latent dimensions, got 3"):
