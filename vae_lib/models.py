@@ -163,7 +163,7 @@ class VAE(nn.Module):
 
         The noise ε ~ N(0, I) is `noise` if given, else drawn on the CPU from `generator`. All are
         `(batch, latent_dim)`; log σ² is `log_var`. Raises `ValueError` for other shapes and for
-        what is not finite.
+        what is not finite. In float32 σ overflows to infinity where `log_var` > 177.4.
         """
         check_tensor("mu", mu, ("batch", self.latent_dim))
         check_tensor("log_var", log_var, ("batch", self.latent_dim))

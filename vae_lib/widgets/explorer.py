@@ -104,6 +104,8 @@ class LatentExplorer(LiveFigure):
     PyTorch's by less than 0.005 in every pixel, for z on a grid over [−4, 4]² and at the codes of
     all 10,000 test images. With the same noise, the reconstruction term differs by less than 0.3
     nats for every test image, and by 0.014 on average, the KL term by less than 0.01.
+    One decoding takes about 0.6 ms in Chromium on one core of a server, and with the drawing 2 to
+    3 ms of script, of the 17 ms that a frame has at 60 a second.
 
     Raises `ValueError` for a `vae` with another number of latent dimensions and for any other
     wrong argument. Introduced in chapter 5.
