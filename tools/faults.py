@@ -565,7 +565,8 @@ CHAPTER_6 = chapter(
      "x_test[odd].flip(1)", "x_test[odd].flip(0)"),
     ("two digits added, not averaged",
      "((x_test + x_test[order]) / 2)", "(x_test + x_test[order])"),
-    ("a classifier whose rate does not fall", "peak * (1 - step / len(batches))", "peak"),
+    ("the prior's mass of a strip for that of a cell",
+     "mass[4]**2 / mass[0]**2", "mass[4] / mass[0]"),
 )  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (
