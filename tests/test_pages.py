@@ -363,6 +363,7 @@ def test_a_figure_that_stays_a_picture_keeps_no_place(plain_page, site_address):
     plain_page.goto(f"{site_address}/book/intro.html")
     figure = plain_page.locator(".live-figure[data-phase=failed]")
     note, picture = figure.locator(".live-figure-note"), figure.locator("img")
-    assert picture.is_visible() and note.is_visible()
+    for part in (picture, note):
+        part.wait_for(state="visible")
     # The note is a line or two.
     assert figure.bounding_box()["height"] < picture.bounding_box()["height"] + 80

@@ -6,7 +6,7 @@
 
 For each recipe and seed two runs of ten epochs on all of MNIST, side by side: the second starts
 from the weights of the first, each multiplied by 1 + 2⁻²³ or 1 − 2⁻²³ at random, and sees the same
-images and the same noise. A pair takes about a minute and a half on one core. Twins that are 1 %
+images and the same noise. A pair takes one to three minutes on one core. Twins that are 1 %
 apart are lost: the second then stops, and the first goes on for its test result alone.
 
 Every pair is a line in tools/search_recipe.jsonl, and those of a recipe that has not changed since
