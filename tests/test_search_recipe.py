@@ -80,8 +80,42 @@ def test_a_cosine_falls_from_the_peak_to_zero_by_way_of_the_half():
     assert shares[1200] > search_recipe.share_of_peak(1200, 4200, line)
 
 
+def test_a_plateau_is_put_between_the_warm_up_and_the_fall():
+    line = search_recipe.Recipe(warmup_steps=200)
+    plateau = dataclasses.replace(line, plateau_steps=300)
+    shares = [search_recipe.share_of_peak(step, 1500, plateau) for step in range(1500)]
+    without = [search_recipe.share_of_peak(step, 1200, line) for step in range(1200)]
+    assert shares == without[:200] + [1.0] * 300 + without[200:]
+
+
+def test_the_encoder_can_warm_up_more_slowly_than_the_decoder():
+    recipe = search_recipe.Recipe(batch_size=20, warmup_steps=1, encoder_warmup_steps=4, epochs=2)
+    vae = search_recipe.new_vae(recipe, 1, IMAGES, False)
+    before = [weight.clone() for weight in vae.parameters()]
+    steps = search_recipe.train_together([vae], recipe, 1, IMAGES)
+    next(steps)
+    moved = {
+        name: (weight - old).abs().max().item()
+        for (name, weight), old in zip(vae.named_parameters(), before)
+    }
+    # At its first step Adam moves a weight by its rate; a quarter of the peak, and all of it.
+    hidden, heads, decoder = recipe.rates
+    assert moved["encoder.hidden.0.bias"] == pytest.approx(hidden / 4, rel=0.01)
+    assert moved["encoder.mu.bias"] == pytest.approx(heads / 4, rel=0.01)
+    assert moved["decoder.logits.bias"] == pytest.approx(decoder, rel=0.01)
+
+
+def test_the_decoder_can_start_with_another_first_layer():
+    recipe = search_recipe.Recipe(decoder_start=2.0)
+    plain = search_recipe.new_vae(dataclasses.replace(recipe, decoder_start=1.0), 1, IMAGES, False)
+    changed = search_recipe.new_vae(recipe, 1, IMAGES, False)
+    for (name, old), new in zip(plain.named_parameters(), changed.parameters()):
+        factor = 2 if name.startswith("decoder.hidden.0.") else 1
+        torch.testing.assert_close(new, factor * old, rtol=0, atol=0)
+
+
 def test_an_outcome_stays_that_of_its_recipe_when_settings_are_added():
-    # As of the first pairs in the file, before there were a cosine and averages.
+    # As of the first pairs in the file, before there were a cosine, averages and the like.
     assert search_recipe.digest_of(BOOK) == "6bab49da4ff0"
     assert search_recipe.digest_of(dataclasses.replace(BOOK, cosine=True)) != "6bab49da4ff0"
 
@@ -94,8 +128,9 @@ def test_the_table_counts_what_was_forgotten_and_what_was_lost():
     }
     records["another recipe", 0] = {"weights apart": [1.0], "negative ELBO": 999.0}
     header, _, *rows = search_recipe.as_table(records).splitlines()
-    assert [cell.strip() for cell in rows[0].split("|")[3:8]] == [
-        "3", "1", "1", "> 0.01", "143.0 (142.0 to 144.0)",
+    place = 1 + list(search_recipe.RECIPES.values()).index(BOOK)
+    assert [cell.strip() for cell in rows[0].split("|")[1:2] + rows[0].split("|")[4:9]] == [
+        str(place), "3", "1", "1", "> 0.01", "143.0 (142.0 to 144.0)",
     ]  # fmt: skip
     assert len(rows) == 1
 

@@ -23,7 +23,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pages import BOOK, put_between_marks, table
@@ -41,6 +41,9 @@ class Recipe:
     rates: the peak learning rates of the encoder's hidden layers, its heads, and the decoder.
     cosine: after the warm-up the rate falls along half a cosine, not in a straight line.
     averaged_epochs: the final weights are the mean of those after each step of so many last epochs.
+    plateau_steps: for so many steps after the warm-up the rate stays at its peak.
+    encoder_warmup_steps: the encoder's own, if not 0.
+    decoder_start: a factor for the initial weights and biases of the decoder's first layer.
     """
 
     activation: str = "silu"
@@ -53,6 +56,9 @@ class Recipe:
     epochs: int = 10
     cosine: bool = False
     averaged_epochs: int = 0
+    plateau_steps: int = 0
+    encoder_warmup_steps: int = 0
+    decoder_start: float = 1.0
 
 
 def one_rate(rate: float) -> tuple[float, float, float]:
@@ -85,6 +91,40 @@ RECIPES = {
     ),
     "the book's, mean of the last two epochs' weights": Recipe(
         batch_size=125, rates=THE_BOOK_S, averaged_epochs=2
+    ),
+    # A warm-up of 1,000 steps, and what might win back the quality that it costs.
+    "1,000 steps, GELU": Recipe("gelu", 125, THE_BOOK_S, warmup_steps=1000),
+    "2,000 steps, GELU": Recipe("gelu", 125, THE_BOOK_S, warmup_steps=2000),
+    "1,000 steps, GELU, all rates × 0.7": Recipe(
+        "gelu", 125, (4.6e-4, 1.8e-4, 1.4e-3), warmup_steps=1000
+    ),
+    "1,000 steps, all rates × 1.4": Recipe(
+        batch_size=125, rates=(9.2e-4, 3.6e-4, 2.8e-3), warmup_steps=1000
+    ),
+    "1,000 steps, decoder × 1.5": Recipe(
+        batch_size=125, rates=(6.6e-4, 2.6e-4, 3e-3), warmup_steps=1000
+    ),
+    "1,000 steps, encoder × 2": Recipe(
+        batch_size=125, rates=(1.32e-3, 5.2e-4, 2e-3), warmup_steps=1000
+    ),
+    "1,000 steps, encoder × 2, decoder × 0.75": Recipe(
+        batch_size=125, rates=(1.32e-3, 5.2e-4, 1.5e-3), warmup_steps=1000
+    ),
+    "1,000 steps, then 1,500 at the peak": Recipe(
+        batch_size=125, rates=THE_BOOK_S, warmup_steps=1000, plateau_steps=1500
+    ),
+    "1,250 steps, batches of 100": Recipe(
+        batch_size=100, rates=THE_BOOK_S, warmup_steps=1250
+    ),
+    "1,000 steps, decoder's first layer starts × 2": Recipe(
+        batch_size=125, rates=THE_BOOK_S, warmup_steps=1000, decoder_start=2.0
+    ),
+    # The long warm-up for the encoder alone.
+    "encoder's warm-up 900 steps": Recipe(
+        batch_size=125, rates=(8.4e-4, 3.4e-4, 2e-3), encoder_warmup_steps=900
+    ),
+    "encoder's warm-up 1,440 steps, decoder × 0.8": Recipe(
+        batch_size=125, rates=(1e-3, 4e-4, 1.6e-3), encoder_warmup_steps=1440
     ),
 }
 
@@ -135,6 +175,9 @@ def new_vae(recipe: Recipe, seed: int, images, disturbed: bool):
     vae = VAE(activation=recipe.activation, generator=stream("initialization", seed))
     if recipe.mean_start:
         start_at_mean_image(vae, images)
+    with torch.no_grad():
+        for weight in vae.decoder.hidden[0].parameters():
+            weight *= recipe.decoder_start
     if disturbed:
         generator = stream("last bit")
         with torch.no_grad():
@@ -168,9 +211,15 @@ def train_together(pair: list, recipe: Recipe, seed: int, images) -> Iterator[in
             for indices, batch_noise in batches:
                 x_batch = images[indices]
                 share = share_of_peak(step, num_steps, recipe)
+                encoder_share = share
+                if recipe.encoder_warmup_steps:
+                    slower = replace(recipe, warmup_steps=recipe.encoder_warmup_steps)
+                    encoder_share = share_of_peak(step, num_steps, slower)
                 for vae in pair:
-                    for group in optimizers[vae].param_groups:
-                        group["lr"] = group["peak"] * share
+                    *encoder, decoder = optimizers[vae].param_groups
+                    for group in encoder:
+                        group["lr"] = group["peak"] * encoder_share
+                    decoder["lr"] = decoder["peak"] * share
                     loss = -elbo(x_batch, *vae(x_batch, noise=batch_noise)).mean()
                     optimizers[vae].zero_grad()
                     loss.backward()
@@ -188,6 +237,9 @@ def share_of_peak(step: int, num_steps: int, recipe: Recipe) -> float:
     """The learning rate of a step as a share of its peak."""
     from vae_lib import learning_rate_at
 
+    # A plateau leaves out nothing: the line to zero begins so many steps later.
+    step = max(min(step, recipe.warmup_steps), step - recipe.plateau_steps)
+    num_steps -= recipe.plateau_steps
     if not recipe.cosine or step < recipe.warmup_steps:
         return learning_rate_at(step, num_steps, 1.0, recipe.warmup_steps, "linear")
     fallen = (step - recipe.warmup_steps) / (num_steps - recipe.warmup_steps)
@@ -206,8 +258,8 @@ def optimizer_of(vae, recipe: Recipe):
 def digest_of(recipe: Recipe) -> str:
     settings = asdict(recipe)
     # Younger than the first pairs, which it would make useless: it counts where it is used.
-    for name in ("cosine", "averaged_epochs"):
-        if not settings[name]:
+    for name in ("cosine", "averaged_epochs", "plateau_steps", "encoder_warmup_steps", "decoder_start"):
+        if settings[name] == getattr(Recipe, name):
             del settings[name]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
@@ -222,7 +274,7 @@ def kept() -> dict[tuple[str, int], dict]:
 
 def as_table(records: dict[tuple[str, int], dict]) -> str:
     rows = []
-    for name, recipe in RECIPES.items():
+    for number, (name, recipe) in enumerate(RECIPES.items(), 1):
         mine = [record for (digest, _), record in records.items() if digest == digest_of(recipe)]
         if not mine:
             continue
@@ -231,12 +283,12 @@ def as_table(records: dict[tuple[str, int], dict]) -> str:
         rates = " / ".join(f"{rate:g}" for rate in recipe.rates)
         lost = sum(end > LOST for end in ends)
         rows.append([
-            name, rates, len(mine), f"{sum(end < FORGOTTEN for end in ends)}", lost,
+            number, name, rates, len(mine), f"{sum(end < FORGOTTEN for end in ends)}", lost,
             f"{max(ends):.0e}" if not lost else f"> {LOST:g}",
             f"{statistics.mean(losses):.1f} ({min(losses):.1f} to {max(losses):.1f})",
         ])  # fmt: skip
     header = [
-        "recipe", "peak rates: encoder / heads / decoder", "starts",
+        "no.", "recipe", "peak rates: encoder / heads / decoder", "starts",
         f"forgot: ended within {FORGOTTEN:g}", f"lost: beyond {LOST:g}", "farthest apart",
         "test negative ELBO, nats",
     ]  # fmt: skip
