@@ -342,7 +342,10 @@ class Project:
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     names.add(node.module.split(".")[0])
             # These test what is not in the package; of it they ask for little.
-            others = ("test_nb_compare.py", "test_reference_numbers.py", "test_search_recipe.py")
+            others = (
+                "test_live_figures.py", "test_nb_compare.py", "test_reference_numbers.py",
+                "test_search_recipe.py",
+            )  # fmt: skip
             if self.package in names and path.name not in others:
                 found.append(f"tests/{path.name}")
         return found
