@@ -113,9 +113,7 @@ RECIPES = {
     "1,000 steps, then 1,500 at the peak": Recipe(
         batch_size=125, rates=THE_BOOK_S, warmup_steps=1000, plateau_steps=1500
     ),
-    "1,250 steps, batches of 100": Recipe(
-        batch_size=100, rates=THE_BOOK_S, warmup_steps=1250
-    ),
+    "1,250 steps, batches of 100": Recipe(batch_size=100, rates=THE_BOOK_S, warmup_steps=1250),
     "1,000 steps, decoder's first layer starts × 2": Recipe(
         batch_size=125, rates=THE_BOOK_S, warmup_steps=1000, decoder_start=2.0
     ),
@@ -257,8 +255,9 @@ def optimizer_of(vae, recipe: Recipe):
 
 def digest_of(recipe: Recipe) -> str:
     settings = asdict(recipe)
-    # Younger than the first pairs, which it would make useless: it counts where it is used.
-    for name in ("cosine", "averaged_epochs", "plateau_steps", "encoder_warmup_steps", "decoder_start"):
+    # Younger than the first pairs, which they would make useless: they count where they are used.
+    younger = "cosine averaged_epochs plateau_steps encoder_warmup_steps decoder_start".split()
+    for name in younger:
         if settings[name] == getattr(Recipe, name):
             del settings[name]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
