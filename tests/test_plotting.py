@@ -129,6 +129,11 @@ class TestShowImages:
         assert (grid.wspace, grid.hspace) == (0.05, 0.05)
         assert axes[0].title.get_fontsize() == 9
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_a_half_is_a_half_in_every_precision(self, dtype):
+        figure = plotting.show_images(torch.full((1, 784), 0.5, dtype=dtype))
+        assert (figure.axes[0].images[0].get_array() == 0.5).all()
+
     def test_images_from_a_model(self, vae):
         plotting.show_images(vae.decode(MU[:3]).sigmoid())  # with a gradient
 

@@ -447,6 +447,13 @@ class TestProgress:
         assert bar.postfix == "loss 7.00"
         bar.close()
 
+    def test_after_every_epoch_the_bar_is_told_the_loss(self, monkeypatch):
+        told = []
+        monkeypatch.setattr(training._Bar, "step_done", lambda *_: None)
+        monkeypatch.setattr(training._Bar, "show_loss", lambda _, terms, beta: told.append(len(terms)))
+        fit(small_vae(), IMAGES, **SHORT)
+        assert told == [3, 6, 9]
+
     def test_a_resumed_run_begins_where_it_was(self, capsys, tmp_path):
         recipe = SHORT | {"checkpoint": tmp_path / "run.pt"}
         fit(small_vae(), IMAGES, **recipe)
@@ -681,6 +688,10 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="^checkpoint: expected a file in a folder that can be"):
             fit(vae, IMAGES, checkpoint=tmp_path / "run.pt", **SHORT)
         assert_same_weights(before, vae)
+
+    def test_a_folder_that_is_not_there_is_said_to_be_missing(self, tmp_path):
+        with pytest.raises(ValueError, match="^checkpoint: expected a file in a folder that exists"):
+            fit(small_vae(), IMAGES, checkpoint=tmp_path / "none" / "run.pt", **SHORT)
 
     @pytest.fixture
     def path(self, tmp_path):
