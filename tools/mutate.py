@@ -1,6 +1,6 @@
 """Break vae_lib on purpose, one small change at a time, and count what the unit tests notice.
 
-    python tools/mutate.py                          every mutant; about an hour and a half
+    python tools/mutate.py                          every mutant; half an hour to an hour
     python tools/mutate.py --modules models         one module
     python tools/mutate.py --resume                 go on; what changed since is tried again
     python tools/mutate.py --resume --write         and put the table into the book
