@@ -450,7 +450,7 @@ class TestProgress:
     def test_after_every_epoch_the_bar_is_told_the_loss(self, monkeypatch):
         told = []
         monkeypatch.setattr(training._Bar, "step_done", lambda *_: None)
-        monkeypatch.setattr(training._Bar, "show_loss", lambda _, terms, beta: told.append(len(terms)))
+        monkeypatch.setattr(training._Bar, "show_loss", lambda _, terms, __: told.append(len(terms)))
         fit(small_vae(), IMAGES, **SHORT)
         assert told == [3, 6, 9]
 
