@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vae_lib import VAE, Decoder, Encoder, models, start_at_mean_image, stream
+from vae_lib.linear import Linear
 
 
 @st.composite
@@ -41,12 +42,12 @@ def same_weights(first, second):
 class TestArchitecture:
     def test_the_encoder(self):
         encoder = Encoder()
-        sizes = [(m.in_features, m.out_features) for m in encoder.modules() if type(m) is nn.Linear]
+        sizes = [(m.in_features, m.out_features) for m in encoder.modules() if type(m) is Linear]
         assert sizes == [(784, 400), (400, 400), (400, 2), (400, 2)]
 
     def test_the_decoder(self):
         decoder = Decoder()
-        sizes = [(m.in_features, m.out_features) for m in decoder.modules() if type(m) is nn.Linear]
+        sizes = [(m.in_features, m.out_features) for m in decoder.modules() if type(m) is Linear]
         assert sizes == [(2, 400), (400, 400), (400, 784)]
 
     def test_the_number_of_weights(self):

@@ -288,7 +288,7 @@ def kept() -> dict[tuple[str, int | None], list | dict]:
 def digest_of_runs() -> str:
     """Of all that an outcome depends on: what the library trains with, and this file up to the tables."""
     here = Path(__file__).read_text(encoding="utf-8").partition("\n# Tables ---")[0]
-    modules = "checks data evaluation models objectives runtime training".split()
+    modules = "checks data evaluation linear models objectives runtime training".split()
     sources = [(ROOT / "vae_lib" / f"{name}.py").read_text("utf-8") for name in modules]
     code = "\0".join(map(code_only, [here, *sources]))
     return hashlib.sha256(code.encode()).hexdigest()[:16]

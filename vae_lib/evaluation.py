@@ -16,6 +16,7 @@ from vae_lib.checks import (
     check_unit_interval,
     fail,
 )
+from vae_lib.linear import fast_products
 from vae_lib.models import NUM_PIXELS, VAE, check_vae
 from vae_lib.objectives import bernoulli_log_likelihood, kl_to_standard_normal
 from vae_lib.runtime import full_precision, standard_normal, stream
@@ -76,7 +77,7 @@ def evaluate(
     noise = standard_normal((len(x), num_samples, vae.latent_dim), generator, weight)
 
     reconstruction, kl = [], []
-    with full_precision():
+    with full_precision(), fast_products():
         for x_batch, batch_noise in zip(x.split(batch_size), noise.split(batch_size)):
             x_batch = x_batch.to(weight.device, weight.dtype)
             mu, log_var = vae.encode(x_batch)
@@ -96,6 +97,7 @@ def evaluate(
 
 @torch.no_grad()
 @full_precision()
+@fast_products()
 def exact_log_evidence(
     vae: VAE, x: Tensor, *, tolerance: float = 1e-3, half_width: float = 8.0
 ) -> Tensor:

@@ -20,6 +20,7 @@ from vae_lib.checks import (
     check_unit_interval,
     fail,
 )
+from vae_lib.linear import Linear
 from vae_lib.runtime import standard_normal, uniform
 
 NUM_PIXELS = 28 * 28
@@ -35,9 +36,9 @@ ACTIVATIONS = {
 }
 
 
-def _linear(num_in: int, num_out: int, generator: torch.Generator | None) -> nn.Linear:
+def _linear(num_in: int, num_out: int, generator: torch.Generator | None) -> Linear:
     """PyTorch's linear layer with PyTorch's default initialisation, drawn from `generator`."""
-    layer = nn.utils.skip_init(nn.Linear, num_in, num_out)
+    layer = nn.utils.skip_init(Linear, num_in, num_out)
     bound = num_in**-0.5
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):

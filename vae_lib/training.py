@@ -27,6 +27,7 @@ from vae_lib.checks import (
     trusted_values,
 )
 from vae_lib.evaluation import evaluate
+from vae_lib.linear import fast_products
 from vae_lib.models import VAE, check_vae, start_at_mean_image
 from vae_lib.objectives import bernoulli_log_likelihood, kl_to_standard_normal
 from vae_lib.runtime import check_device, full_precision, standard_normal, stream
@@ -276,7 +277,12 @@ def fit(
         fail("checkpoint", "a path, since resume is True", None)
 
     step = first_epoch * steps_per_epoch
-    with _progress_bar(num_steps, step, progress) as bar, full_precision(), trusted_values():
+    with (
+        _progress_bar(num_steps, step, progress) as bar,
+        full_precision(),
+        fast_products(),
+        trusted_values(),
+    ):
         for epoch in range(first_epoch, epochs):
             order = torch.randperm(n, generator=order_stream) if shuffle else torch.arange(n)
             order = order.to(x.device)
