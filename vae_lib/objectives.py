@@ -26,7 +26,7 @@ from vae_lib.runtime import full_precision, standard_normal
 
 # The logarithm in the likelihood reads one of its constants for entries of −0.0 alone. Until a
 # program has had such an entry, the constant's page of memory may be missing, and with AVX-512 the
-# processor then stumbles over it at every call, which takes eight times as long.
+# processor then stumbles over it at every call, which takes nine times as long.
 torch.log1p(torch.full((16,), -0.0))
 
 
