@@ -179,9 +179,9 @@ def measure_speed(rounds: int) -> list[tuple]:
         _, times = least[batch_size]
         return [
             (f"{what}: an epoch", f"{statistics.median(ours):.1f} s", "", None),
-            (f"{what}: times as fast", f"{ratio(ours):.1f}", f"≥ {wanted}", ratio(ours) >= wanted),
+            (f"{what}: times as fast", f"{ratio(ours):.2f}", f"≥ {wanted}", ratio(ours) >= wanted),
             (f"{what}: products and updates alone", f"{statistics.median(times):.1f} s", "", None),
-            (f"{what}: so at most times as fast", f"{ratio(times):.1f}", "", None),
+            (f"{what}: so at most times as fast", f"{ratio(times):.2f}", "", None),
         ]
 
     return [
@@ -240,7 +240,7 @@ def setup() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each ratio")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of each ratio")
     options = parser.parse_args()
 
     rows = [*measure_speed(options.rounds), *measure_agreement(), measure_import()]
