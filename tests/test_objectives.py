@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -409,6 +411,21 @@ class TestIWAE:
             assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "medium"
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def test_the_constant_of_the_logarithm_is_loaded_with_the_library():
+    """A full vector register of −0.0: without it the likelihood is slow, see objectives.py."""
+    code = """
+import torch
+log1p, seen = torch.log1p, []
+torch.log1p = lambda x: seen.append(x) or log1p(x)
+import vae_lib
+(x,) = seen
+print(x.dtype, x.numel() >= 16, bool((x == 0).all() and x.signbit().all()))
+"""
+    run = [sys.executable, "-c", code]
+    result = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["torch.float32", "True", "True"]
 
 
 def test_elbo_iwae_and_the_exact_evidence_come_in_this_order(mnist):
