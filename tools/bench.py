@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,6 +130,37 @@ class Indispensable:
             self.optimizer.step()
 
 
+class Leanest:
+    """A training loop with nothing in it but the mathematics: no modules, checks, order or record.
+
+    It is the fastest that we know how to write in PyTorch without a compiler.
+    """
+
+    def __init__(self, batch_size: int, activation: Callable) -> None:
+        self.batch_size, self.activation = batch_size, activation
+        self.images = load_mnist().train.pixels()
+        self.parameters = list(OriginalModel().parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1e-3, fused=True)
+
+    def epoch(self) -> None:
+        act, small = self.activation, nn.functional.linear
+        large = linear._OneDNN.apply if linear.AVAILABLE else small
+        pairs = zip(self.parameters[::2], self.parameters[1::2])
+        encoder_1, encoder_2, mean, log_var, decoder_1, decoder_2, output = pairs
+        noise = torch.randn(len(self.images), 2)
+        for x, eps in zip(self.images.split(self.batch_size), noise.split(self.batch_size)):
+            h = act(large(act(large(x, *encoder_1)), *encoder_2))
+            mu, v = small(h, *mean), small(h, *log_var)
+            z = mu + torch.exp(0.5 * v) * eps
+            logits = large(act(large(act(small(z, *decoder_1)), *decoder_2)), *output)
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+            loss = (loss + 0.5 * (mu.square() + v.exp() - 1 - v).sum()) / len(x)
+            for parameter in self.parameters:
+                parameter.grad = None
+            loss.backward()
+            self.optimizer.step()
+
+
 def in_new_process(code: str, **environment: str) -> str:
     result = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True
@@ -156,7 +189,9 @@ def measure_speed(rounds: int) -> list[tuple]:
     # An epoch's time is that of two epochs less that of one: what a call does once per run
     # (checking and scaling the images) is counted in the time to a loss, below.
     epoch, same_steps, default = [], [], []
-    least = {size: (Indispensable(size), []) for size in (100, 125)}
+    leaky_relu = partial(nn.functional.leaky_relu, negative_slope=0.2)
+    leanest = {100: (Leanest(100, leaky_relu), []), 125: (Leanest(125, nn.functional.silu), [])}
+    least = {size: (Indispensable(size), []) for size in leanest}
     for i in range(10):
         epoch.append(seconds(original.epoch)[0])
         if i < rounds:
@@ -166,7 +201,7 @@ def measure_speed(rounds: int) -> list[tuple]:
             once, _ = seconds(train, images, epochs=1, progress=False)
             twice, _ = seconds(train, images, epochs=2, progress=False)
             default.append(twice - once)
-            for part, times in least.values():
+            for part, times in [*leanest.values(), *least.values()]:
                 times.append(seconds(part.epoch)[0])
     target = original.test_loss(test)
     sooner, (vae, _) = seconds(train, images, **SHORT_RUN, progress=False)
@@ -176,10 +211,11 @@ def measure_speed(rounds: int) -> list[tuple]:
         return statistics.median(theirs / mine for theirs, mine in zip(epoch, ours))
 
     def epoch_rows(what: str, ours: list[float], wanted: float, batch_size: int) -> list[tuple]:
-        _, times = least[batch_size]
+        (_, lean), (_, times) = leanest[batch_size], least[batch_size]
         return [
             (f"{what}: an epoch", f"{statistics.median(ours):.1f} s", "", None),
             (f"{what}: times as fast", f"{ratio(ours):.2f}", f"≥ {wanted}", ratio(ours) >= wanted),
+            (f"{what}: the leanest loop, times as fast", f"{ratio(lean):.2f}", "", None),
             (f"{what}: products and updates alone", f"{statistics.median(times):.1f} s", "", None),
             (f"{what}: so at most times as fast", f"{ratio(times):.2f}", "", None),
         ]
