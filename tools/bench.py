@@ -136,9 +136,8 @@ class Leanest:
     It is the fastest that we know how to write in PyTorch without a compiler.
     """
 
-    def __init__(self, batch_size: int, activation: Callable) -> None:
-        self.batch_size, self.activation = batch_size, activation
-        self.images = load_mnist().train.pixels()
+    def __init__(self, images: torch.Tensor, batch_size: int, activation: Callable) -> None:
+        self.images, self.batch_size, self.activation = images, batch_size, activation
         self.parameters = list(OriginalModel().parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=1e-3, fused=True)
 
@@ -170,12 +169,15 @@ def in_new_process(code: str, **environment: str) -> str:
     return result.stdout
 
 
-TRAIN_AND_SAVE = """
-import sys, resource, torch
+TRAIN_AND_SAVE = r"""
+import pathlib, re, resource, sys
 from vae_lib import load_mnist, train, evaluate, save_vae
 mnist = load_mnist()
 vae, _ = train(mnist.train.images, progress=False)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+if sys.platform == "darwin":
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+else:  # where ru_maxrss would count the memory of the process that started this one
+    peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
 save_vae(vae, {path!r})
 print(evaluate(vae, mnist.test.images).negative_elbo, peak)
 """
@@ -190,7 +192,8 @@ def measure_speed(rounds: int) -> list[tuple]:
     # (checking and scaling the images) is counted in the time to a loss, below.
     epoch, same_steps, default = [], [], []
     leaky_relu = partial(nn.functional.leaky_relu, negative_slope=0.2)
-    leanest = {100: (Leanest(100, leaky_relu), []), 125: (Leanest(125, nn.functional.silu), [])}
+    activations, pixels = {100: leaky_relu, 125: nn.functional.silu}, mnist.train.pixels()
+    leanest = {size: (Leanest(pixels, size, act), []) for size, act in activations.items()}
     least = {size: (Indispensable(size), []) for size in leanest}
     for i in range(10):
         epoch.append(seconds(original.epoch)[0])
