@@ -82,7 +82,8 @@ def test_mutants_are_programs_that_differ_and_can_be_told_apart():
 def test_the_unit_tests_that_run_on_them_need_only_what_is_copied(tmp_path):
     project = mutate.Project(ROOT, "vae_lib").snapshot(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--setup-plan", "-q", *project.test_files()],
+        [sys.executable, "-m", "pytest", "--setup-plan", "-q", "-W", "default",
+         *project.test_files()],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -147,6 +147,8 @@ def run_notebook(copy: Path, notebook: Path, timeout: float) -> Outcome:
     report = copy / "report.xml"
     report.unlink(missing_ok=True)  # of the chapter before
     command = [sys.executable, "-m", "pytest", "--nbval", "-x", "-q", "--color=no"]
+    # A warning of an old library at pytest's start is no catch; cells' own are compared as ever.
+    command += ["-W", "default"]
     command += ["-p", "no:cacheprovider", f"--junitxml={report}", f"--nbval-cell-timeout={timeout}"]
     environment = {
         **os.environ,
